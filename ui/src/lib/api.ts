@@ -1,0 +1,147 @@
+/**
+ * The only door to the backend: the types of every command and event, and one thin function each.
+ */
+import { Channel, invoke } from '@tauri-apps/api/core';
+import { listen } from '@tauri-apps/api/event';
+
+export type Mode = 'auto' | 'dssd' | 'edge' | 'device';
+
+export interface Status {
+  edge: {
+    state: 'off' | 'starting' | 'connecting' | 'connected' | 'offline';
+    url: string | null;
+    bundled: boolean;
+    model: string | null;
+    detail: string | null;
+  };
+  drafter: {
+    state: 'missing' | 'loading' | 'ready' | 'failed';
+    model: string | null;
+    detail: string | null;
+  };
+  mode: Mode;
+  version: string;
+}
+
+export interface Conversation {
+  id: number;
+  title: string;
+  /** Milliseconds since the epoch, as all times here. */
+  createdAt: number;
+  updatedAt: number;
+}
+
+export interface Stats {
+  mode: 'dssd' | 'edge' | 'device' | 'mixed';
+  tokens: number;
+  rounds: number;
+  drafted: number;
+  accepted: number;
+  ttftMs: number | null;
+  tokensPerS: number | null;
+  uplinkBytes: number;
+  downlinkBytes: number;
+  finish: 'stop' | 'length' | 'cancelled' | null;
+}
+
+export interface Message {
+  id: number;
+  conversationId: number;
+  role: 'user' | 'assistant';
+  content: string;
+  status: 'streaming' | 'done' | 'stopped' | 'interrupted' | 'failed';
+  createdAt: number;
+  error: string | null;
+  stats: Stats | null;
+}
+
+/** Within one answer `seq` starts at 1 and grows by 1 with every event, whatever its kind. */
+export type ChatEvent = { seq: number } & (
+  | { kind: 'text'; text: string }
+  | { kind: 'stats'; stats: Stats }
+  | { kind: 'notice'; level: 'info' | 'warning'; text: string }
+  | { kind: 'done'; message: Message }
+);
+
+export interface ModelEntry {
+  name: string;
+  role: string;
+  file: string;
+  bytes: number;
+  licence: string;
+  state: 'missing' | 'partial' | 'downloading' | 'verifying' | 'ready' | 'failed';
+  haveBytes: number;
+  detail: string | null;
+}
+
+export type ModelEvent = Pick<ModelEntry, 'name' | 'state' | 'haveBytes' | 'bytes' | 'detail'>;
+
+export interface Settings {
+  mode: Mode;
+  /** Draft length; null lets the app choose. */
+  gamma: number | null;
+  temperature: number;
+  topK: number;
+  topP: number;
+  maxTokens: number;
+  systemPrompt: string;
+  theme: 'system' | 'light' | 'dark';
+  whenEdgeLost: 'continue' | 'stop';
+}
+
+/** What a command rejects with; `message` is for the user and says what to do next. */
+export interface ApiError {
+  code: string;
+  message: string;
+}
+
+export function toApiError(error: unknown): ApiError {
+  if (typeof error === 'object' && error !== null && 'message' in error) {
+    const code = 'code' in error ? String(error.code) : 'unknown';
+    return { code, message: String(error.message) };
+  }
+  return { code: 'unknown', message: String(error) };
+}
+
+function channel<T>(onEvent: (event: T) => void): Channel<T> {
+  return new Channel<T>(onEvent);
+}
+
+export const appStatus = () => invoke<Status>('app_status');
+export const onStatus = (handler: (status: Status) => void) =>
+  listen<Status>('status', (event) => handler(event.payload));
+
+export const conversationsList = () => invoke<Conversation[]>('conversations_list');
+export const conversationCreate = (title: string) =>
+  invoke<Conversation>('conversation_create', { title });
+export const conversationRename = (id: number, title: string) =>
+  invoke<void>('conversation_rename', { id, title });
+export const conversationDelete = (id: number) => invoke<void>('conversation_delete', { id });
+
+export const messagesList = (conversationId: number) =>
+  invoke<Message[]>('messages_list', { conversationId });
+export const sendMessage = (
+  conversationId: number,
+  text: string,
+  onEvent: (event: ChatEvent) => void,
+) =>
+  invoke<{ userMessage: Message; answerMessage: Message }>('send_message', {
+    conversationId,
+    text,
+    onEvent: channel(onEvent),
+  });
+export const generationAttach = (conversationId: number, onEvent: (event: ChatEvent) => void) =>
+  invoke<{ answerMessage: Message; seq: number } | null>('generation_attach', {
+    conversationId,
+    onEvent: channel(onEvent),
+  });
+export const stopGeneration = (conversationId: number) =>
+  invoke<void>('stop_generation', { conversationId });
+
+export const modelsList = () => invoke<ModelEntry[]>('models_list');
+export const modelDownload = (name: string, onEvent: (event: ModelEvent) => void) =>
+  invoke<void>('model_download', { name, onEvent: channel(onEvent) });
+export const modelCancel = (name: string) => invoke<void>('model_cancel', { name });
+
+export const settingsGet = () => invoke<Settings>('settings_get');
+export const settingsSet = (settings: Settings) => invoke<Settings>('settings_set', { settings });
