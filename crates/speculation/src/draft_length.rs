@@ -1,0 +1,187 @@
+//! How many tokens to draft next: a simple adaptive γ from measured figures.
+
+/// What one finished round measured, in milliseconds.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct RoundTimes {
+    /// Drafting all tokens of the round.
+    pub draft_ms: f64,
+    /// From sending the draft to receiving the verdict, the edge's verification included.
+    pub round_trip_ms: f64,
+    /// The edge's own forward pass.
+    pub verify_ms: f64,
+}
+
+/// Chooses γ so that the expected time per token is least.
+///
+/// A round of γ drafts gives `E(γ) = (1 − α^(γ+1)) / (1 − α)` tokens and takes
+/// `γ·t_d + R + t_v(γ)` (design of synchronous DSSD). α, t_d and R are exponential averages;
+/// `t_v(γ) = a + b·γ` is a weighted least-squares line through what was seen.
+///
+/// The choice uses only *past* rounds, never the tokens being drafted, so that stopping a draft
+/// does not depend on what was drawn and exactness is untouched.
+#[derive(Clone, Debug)]
+pub struct DraftLength {
+    max: usize,
+    acceptance: f64,
+    draft_ms: f64,
+    link_ms: f64,
+    verify: Line,
+    rounds: u32,
+}
+
+/// Exponentially weighted least squares of `y = a + b·x`.
+#[derive(Clone, Debug, Default)]
+struct Line {
+    n: f64,
+    x: f64,
+    y: f64,
+    xx: f64,
+    xy: f64,
+}
+
+const FORGET: f64 = 0.92;
+
+impl Line {
+    fn add(&mut self, x: f64, y: f64) {
+        for (sum, value) in [
+            (&mut self.n, 1.0),
+            (&mut self.x, x),
+            (&mut self.y, y),
+            (&mut self.xx, x * x),
+            (&mut self.xy, x * y),
+        ] {
+            *sum = *sum * FORGET + value;
+        }
+    }
+
+    fn at(&self, x: f64) -> f64 {
+        let spread = self.n * self.xx - self.x * self.x;
+        let mean = self.y / self.n.max(1e-9);
+        if spread < 1e-3 * self.n * self.n {
+            // Only one γ seen so far: assume that each row costs a third of a single step, as a
+            // verifier that is partly bound by memory does, until other lengths are measured.
+            let mean_x = self.x / self.n.max(1e-9);
+            return mean * (3.0 + x) / (3.0 + mean_x);
+        }
+        let slope = ((self.n * self.xy - self.x * self.y) / spread).max(0.0);
+        (mean + slope * (x - self.x / self.n)).max(0.05 * mean)
+    }
+}
+
+impl DraftLength {
+    /// Chooses between 1 and `max` tokens.
+    #[must_use]
+    pub fn new(max: usize) -> Self {
+        Self {
+            max: max.max(1),
+            acceptance: 0.75,
+            draft_ms: 0.0,
+            link_ms: 0.0,
+            verify: Line::default(),
+            rounds: 0,
+        }
+    }
+
+    /// γ for the next round.
+    #[must_use]
+    pub fn next(&self) -> usize {
+        if self.rounds == 0 {
+            return self.max.min(4);
+        }
+        let cost = |gamma: usize| {
+            let g = gamma as f64;
+            let a = self.acceptance;
+            let tokens = (1.0 - a.powi(gamma as i32 + 1)) / (1.0 - a);
+            (g * self.draft_ms + self.link_ms + self.verify.at(g)) / tokens
+        };
+        let best = (1..=self.max).min_by(|&a, &b| cost(a).total_cmp(&cost(b))).unwrap_or(1);
+        // Once in a while a neighbour, so that the line sees more than one γ.
+        if self.rounds % 8 == 7 {
+            if best < self.max { best + 1 } else { best.max(2) - 1 }
+        } else {
+            best
+        }
+    }
+
+    /// Records a finished round: `drafted` tokens of which `accepted` were accepted.
+    pub fn record(&mut self, drafted: usize, accepted: usize, times: RoundTimes) {
+        if drafted == 0 {
+            return;
+        }
+        let weight = if self.rounds < 8 { 1.0 / f64::from(self.rounds + 2) } else { 0.1 };
+        // Every accepted token and the rejected one, if any, were a trial.
+        let trials = (accepted + usize::from(accepted < drafted)) as f64;
+        let observed = accepted as f64 / trials;
+        let trial_weight = 1.0 - (1.0 - weight).powf(trials);
+        self.acceptance += trial_weight * (observed - self.acceptance);
+        self.acceptance = self.acceptance.clamp(0.01, 0.99);
+        let average = |old: &mut f64, new: f64, first: bool| {
+            if first { *old = new } else { *old += weight * (new - *old) }
+        };
+        let first = self.rounds == 0;
+        average(&mut self.draft_ms, times.draft_ms / drafted as f64, first);
+        average(&mut self.link_ms, (times.round_trip_ms - times.verify_ms).max(0.0), first);
+        self.verify.add(drafted as f64, times.verify_ms.max(0.0));
+        self.rounds += 1;
+    }
+
+    /// The present estimate of the acceptance rate of one token.
+    #[must_use]
+    pub fn acceptance(&self) -> f64 {
+        self.acceptance
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Feeds rounds of a machine whose best γ is known from the closed form.
+    fn settle(alpha: f64, t_d: f64, link: f64, verify: impl Fn(f64) -> f64) -> (f64, usize) {
+        let mut d = DraftLength::new(16);
+        let random = crate::Randomness::new(5);
+        for round in 0..300u32 {
+            let gamma = d.next();
+            let accepted = (0..gamma as u32)
+                .take_while(|&i| random.uniform(crate::Purpose::Accept, round, i) < alpha)
+                .count();
+            let verify_ms = verify(gamma as f64);
+            let times = RoundTimes {
+                draft_ms: t_d * gamma as f64,
+                round_trip_ms: link + verify_ms,
+                verify_ms,
+            };
+            d.record(gamma, accepted, times);
+        }
+        let cost = |g: usize| {
+            let e = (1.0 - alpha.powi(g as i32 + 1)) / (1.0 - alpha);
+            (g as f64 * t_d + link + verify(g as f64)) / e
+        };
+        let least = (1..=16).map(cost).fold(f64::INFINITY, f64::min);
+        (cost(d.next()) / least, d.next())
+    }
+
+    #[test]
+    fn costs_little_more_than_the_closed_form_optimum() {
+        for (alpha, t_d, link) in [(0.78, 20.0, 2.0), (0.9, 5.0, 80.0), (0.4, 20.0, 2.0)] {
+            let (ratio, found) = settle(alpha, t_d, link, |g| 60.0 + 8.0 * g);
+            assert!(ratio < 1.06, "α {alpha}: γ {found} costs {ratio} of the least");
+        }
+    }
+
+    #[test]
+    fn a_hopeless_drafter_gets_the_shortest_draft() {
+        let (ratio, found) = settle(0.05, 30.0, 1.0, |g| 60.0 + 20.0 * g);
+        assert_eq!((ratio, found), (1.0, 1));
+    }
+
+    #[test]
+    fn never_outside_its_limits() {
+        let mut d = DraftLength::new(3);
+        for _ in 0..50 {
+            assert!((1..=3).contains(&d.next()));
+            let t = RoundTimes { draft_ms: 0.0, round_trip_ms: 0.0, verify_ms: 0.0 };
+            d.record(d.next(), d.next(), t);
+        }
+    }
+}

@@ -1,0 +1,55 @@
+//! The mathematics of distributed split speculative decoding (DSSD, arXiv 2507.12000).
+//!
+//! A *drafter* proposes tokens `x_i ~ q_i`; a *verifier* knows `p_i`, accepts a prefix, and at the
+//! first rejection the drafter's side finishes by sampling the residual `norm(max(0, p - q))`. What
+//! comes out is distributed as the verifier alone would have it.
+//!
+//! **Invariant: no I/O, no clock, no model.** Everything here is a function of its arguments; all
+//! randomness comes from a seed and the place of the decision ([`Randomness`]), so that a repeated
+//! message repeats its outcome.
+//!
+//! The parts, in the order in which a round uses them: [`process`] turns logits into a
+//! [`Distribution`]; [`verify`] accepts drafts and chooses the smallest exact [`Correction`];
+//! [`Resolver`] finishes on the device; [`DraftLength`] picks the next γ.
+
+mod distribution;
+mod draft_length;
+mod random;
+mod reference;
+mod resolve;
+mod sampling;
+mod verify;
+
+pub use distribution::{Distribution, DistributionError};
+pub use draft_length::{DraftLength, RoundTimes};
+pub use random::{Purpose, Randomness};
+pub use reference::{dsd_verify, greedy_verify};
+pub use resolve::{Resolution, ResolveError, Resolver};
+pub use sampling::{ProcessError, Sampling, SamplingError, process};
+pub use verify::{
+    Correction, FIRST_SAMPLES, MAX_SPARSE, MORE_SAMPLES, Outcome, Verdict, VerifyError, accepts,
+    more, verify,
+};
+
+use serde::{Deserialize, Serialize};
+
+/// The id of a token in a vocabulary.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+#[serde(transparent)]
+pub struct TokenId(pub u32);
+
+impl TokenId {
+    /// The id as an index.
+    #[must_use]
+    pub fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+impl std::fmt::Display for TokenId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}
