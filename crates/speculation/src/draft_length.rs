@@ -22,7 +22,9 @@ pub struct RoundTimes {
 #[derive(Clone, Debug)]
 pub struct DraftLength {
     max: usize,
-    acceptance: f64,
+    /// Weighted trials and successes of the acceptance test, older ones weighing less.
+    trials: f64,
+    successes: f64,
     draft_ms: f64,
     link_ms: f64,
     verify: Line,
@@ -39,7 +41,10 @@ struct Line {
     xy: f64,
 }
 
+/// How much of a round's weight the next one leaves, for times.
 const FORGET: f64 = 0.92;
+/// The same for one trial of acceptance: an estimate from about a hundred drafted tokens.
+const ACCEPTANCE_MEMORY: f64 = 0.99;
 
 impl Line {
     fn add(&mut self, x: f64, y: f64) {
@@ -74,7 +79,9 @@ impl DraftLength {
     pub fn new(max: usize) -> Self {
         Self {
             max: max.max(1),
-            acceptance: 0.75,
+            // A prior worth four trials: what a usual pair reaches.
+            trials: 4.0,
+            successes: 3.0,
             draft_ms: 0.0,
             link_ms: 0.0,
             verify: Line::default(),
@@ -90,7 +97,7 @@ impl DraftLength {
         }
         let cost = |gamma: usize| {
             let g = gamma as f64;
-            let a = self.acceptance;
+            let a = self.acceptance();
             let tokens = (1.0 - a.powi(gamma as i32 + 1)) / (1.0 - a);
             (g * self.draft_ms + self.link_ms + self.verify.at(g)) / tokens
         };
@@ -110,11 +117,10 @@ impl DraftLength {
         }
         let weight = if self.rounds < 8 { 1.0 / f64::from(self.rounds + 2) } else { 0.1 };
         // Every accepted token and the rejected one, if any, were a trial.
-        let trials = (accepted + usize::from(accepted < drafted)) as f64;
-        let observed = accepted as f64 / trials;
-        let trial_weight = 1.0 - (1.0 - weight).powf(trials);
-        self.acceptance += trial_weight * (observed - self.acceptance);
-        self.acceptance = self.acceptance.clamp(0.01, 0.99);
+        let trials = accepted + usize::from(accepted < drafted);
+        let keep = ACCEPTANCE_MEMORY.powi(trials as i32);
+        self.trials = self.trials * keep + trials as f64;
+        self.successes = self.successes * keep + accepted as f64;
         let average = |old: &mut f64, new: f64, first: bool| {
             if first { *old = new } else { *old += weight * (new - *old) }
         };
@@ -128,7 +134,7 @@ impl DraftLength {
     /// The present estimate of the acceptance rate of one token.
     #[must_use]
     pub fn acceptance(&self) -> f64 {
-        self.acceptance
+        (self.successes / self.trials).clamp(0.01, 0.99)
     }
 }
 
