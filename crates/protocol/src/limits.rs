@@ -1,0 +1,18 @@
+//! What a peer may ask for at most.
+
+/// The WebSocket sub-protocol; its number changes when old and new cannot talk.
+pub const SUBPROTOCOL: &str = "tandem.v1";
+/// The number in [`SUBPROTOCOL`], repeated in `Hello` so that a mismatch can be explained.
+pub const PROTOCOL_VERSION: u16 = 1;
+/// Tokens drafted in one round (γ) at most.
+pub const MAX_DRAFT: usize = 32;
+/// Tokens of a context at most, whatever the model allows.
+pub const MAX_CONTEXT: usize = 1 << 17;
+/// Bytes of a frame from device to edge at most: an `Open` with a full context.
+pub const MAX_CLIENT_FRAME: usize = MAX_CONTEXT * 5 + 1024;
+/// Bytes of a frame from edge to device at most: a full vector of a large vocabulary.
+pub const MAX_SERVER_FRAME: usize = (1 << 19) * 4 + 1024;
+/// Bytes of a name or a text in a message at most.
+pub const MAX_TEXT: usize = 1024;
+/// Tokens that the device resolved and the edge has not seen, at most, in one round.
+pub const MAX_COMMITTED: usize = 64;

@@ -1,0 +1,226 @@
+//! The messages. Ids are checked against the vocabulary by the receiver, which knows it.
+
+use serde::{Deserialize, Serialize};
+use tandem_speculation::{Correction, Sampling, TokenId};
+
+/// Names a conversation's state on the edge (its KV cache) across connections. Chosen at random by
+/// the device; whoever knows it may continue the session, so it is never shown or logged.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct SessionId(pub [u8; 16]);
+
+impl std::fmt::Debug for SessionId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("SessionId(…)")
+    }
+}
+
+/// Covers the whole vocabulary, merges and special tokens: equal fingerprints encode equal text to
+/// equal ids.
+pub type Fingerprint = [u8; 32];
+
+/// From device to edge.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum ClientMessage {
+    /// First message of a connection.
+    Hello(Hello),
+    /// Starts, or resumes, an answer.
+    Open(Open),
+    /// One round's draft.
+    Draft(Draft),
+    /// Asks for plain tokens without drafts.
+    Stream(Stream),
+    /// None of the samples was taken: send more of the same.
+    More(More),
+    /// Stops the generation; its session stays.
+    Cancel {
+        /// Which one.
+        generation: u32,
+    },
+    /// Forget the session's state.
+    Close {
+        /// Which one.
+        session: SessionId,
+    },
+}
+
+/// Who is calling, and what for.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Hello {
+    /// [`crate::PROTOCOL_VERSION`] of the device.
+    pub protocol: u16,
+    /// For the edge's log.
+    pub app_version: String,
+    /// Name of the drafter, for an error that says which two models do not fit.
+    pub drafter: String,
+    /// The drafter's tokenizer; `None` when the device drafts nothing and has no tokenizer.
+    pub tokenizer: Option<Fingerprint>,
+    /// The wanted verifier by name; `None` takes what the edge has.
+    pub model: Option<String>,
+}
+
+/// Starts or resumes an answer. Sent again after a reconnect with all tokens so far.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Open {
+    /// The conversation, for reuse of its KV cache.
+    pub session: SessionId,
+    /// Number of the generation, unique within the connection.
+    pub generation: u32,
+    /// Prompt and answer so far; at least one token.
+    pub tokens: Vec<TokenId>,
+    /// How the edge processes its logits; the device uses the same.
+    pub sampling: Sampling,
+    /// Seed of the edge's random decisions in this generation; the same when resuming.
+    pub seed: u64,
+}
+
+/// One round's draft. `prefix_len + committed.len()` tokens precede the drafted ones.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Draft {
+    /// Which generation.
+    pub generation: u32,
+    /// Number of the round; rises by one. The last number again asks for the same verdict again.
+    pub round: u32,
+    /// Tokens that the edge has confirmed, before `committed`.
+    pub prefix_len: u32,
+    /// Tokens after the prefix that the edge cannot know: what the device drew from a residual.
+    pub committed: Vec<TokenId>,
+    /// Drafted tokens, at most [`crate::MAX_DRAFT`].
+    pub ids: Vec<TokenId>,
+    /// `q_i(x_i)` of each, in (0, 1]; exactly 1 says that `q_i` is a point mass.
+    pub q: Vec<f32>,
+}
+
+/// Asks for up to `max_tokens` plain tokens: answered by one [`Verdict`] with a bonus token each,
+/// numbered from `round` on, ending early after an end-of-sequence token.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Stream {
+    /// Which generation.
+    pub generation: u32,
+    /// Number of the first round.
+    pub round: u32,
+    /// As in [`Draft`].
+    pub prefix_len: u32,
+    /// As in [`Draft`].
+    pub committed: Vec<TokenId>,
+    /// At most this many.
+    pub max_tokens: u32,
+}
+
+/// Asks for more samples (first time) or the whole vector (second) for the last verdict.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct More {
+    /// Which generation.
+    pub generation: u32,
+    /// Round of the verdict.
+    pub round: u32,
+    /// 1 for the first request of the round, then 2. Names the answer, so that it can be repeated.
+    pub asked: u8,
+}
+
+/// From edge to device.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum ServerMessage {
+    /// Answer to `Hello`.
+    Welcome(Welcome),
+    /// Answer to `Hello`, after which the connection closes.
+    Refused(Refused),
+    /// Progress of a prompt; the last one has `done == total`.
+    Prefill(Prefill),
+    /// Answer to `Draft`, `Stream` (one a token) and `More`.
+    Verdict(Verdict),
+    /// Something failed; the connection stays unless it is about the connection itself.
+    Error(Failure),
+}
+
+/// What the edge offers.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Welcome {
+    /// The edge's version.
+    pub edge_version: String,
+    /// Name of the verifier.
+    pub model: String,
+    /// Size of the vocabulary; every id is below it.
+    pub vocab: u32,
+    /// Tokens of a context at most.
+    pub max_context: u32,
+    /// Tokens drafted in a round at most.
+    pub max_draft: u32,
+    /// The verifier's tokenizer.
+    pub tokenizer: Fingerprint,
+}
+
+/// Why a connection is refused and what to do about it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refused {
+    /// For programs.
+    pub code: ErrorCode,
+    /// For people: what happened and what to do next.
+    pub message: String,
+}
+
+/// How far a prompt's forward pass is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Prefill {
+    /// Which generation.
+    pub generation: u32,
+    /// Tokens in the KV cache.
+    pub done: u32,
+    /// Tokens of the prompt.
+    pub total: u32,
+    /// How many of them were reused from an earlier request.
+    pub cached: u32,
+}
+
+/// The answer to one round, bound to it by `generation`, `round` and `prefix_len`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Verdict {
+    /// Which generation.
+    pub generation: u32,
+    /// Which round.
+    pub round: u32,
+    /// Tokens before the drafted ones, as the edge counts them.
+    pub prefix_len: u32,
+    /// How many drafted tokens were accepted.
+    pub accepted: u8,
+    /// What follows them.
+    pub correction: Correction,
+    /// Microseconds between the arrival of the draft and the start of its forward pass.
+    pub queued_us: u32,
+    /// Microseconds of the forward pass, the acceptance test and the choice of the answer.
+    pub verify_us: u32,
+}
+
+/// Something failed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// The generation that it is about; `None` for the connection.
+    pub generation: Option<u32>,
+    /// For programs.
+    pub code: ErrorCode,
+    /// For people: what happened and what to do next.
+    pub message: String,
+}
+
+/// Kinds of failure that a program may want to tell apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ErrorCode {
+    /// Versions of the protocol do not fit.
+    Protocol,
+    /// The two tokenizers differ.
+    Tokenizer,
+    /// The wanted model is not here.
+    Model,
+    /// A message that cannot be understood or breaks a limit.
+    BadMessage,
+    /// A message that does not fit the state (unknown generation, wrong round, wrong prefix).
+    State,
+    /// The context is full.
+    ContextFull,
+    /// Too many sessions or too much memory in use; try again later.
+    Busy,
+    /// The edge is stopping.
+    ShuttingDown,
+    /// The model failed.
+    Internal,
+}
