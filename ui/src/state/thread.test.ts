@@ -1,0 +1,125 @@
+import { clearMocks, mockIPC } from '@tauri-apps/api/mocks';
+import type { Channel } from '@tauri-apps/api/core';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import type { ChatEvent, Message } from '../lib/api';
+import { loadDraft } from '../lib/drafts';
+import { Thread } from './thread.svelte';
+
+type Args = { text: string; onEvent: Channel<ChatEvent> };
+/** The backend of a test: what each command does. */
+let backend: Record<string, (args: Args) => unknown>;
+
+const message = (id: number, change: Partial<Message>): Message => ({
+  id,
+  conversationId: 1,
+  role: 'assistant',
+  content: '',
+  status: 'streaming',
+  createdAt: 0,
+  error: null,
+  stats: null,
+  ...change,
+});
+const question = message(1, { role: 'user', content: 'hi', status: 'done' });
+const answer = message(2, {});
+const texts = (thread: Thread) => thread.messages.map((m) => m.content);
+const noConversation = () => Promise.reject(new Error('not expected'));
+
+beforeEach(() => {
+  localStorage.clear();
+  backend = {};
+  mockIPC((command, args) => backend[command]!(args as unknown as Args));
+});
+afterEach(clearMocks);
+
+describe('Thread', () => {
+  it('keeps events that arrive before the command has answered', async () => {
+    backend.send_message = ({ onEvent }) => {
+      onEvent.onmessage({ seq: 1, kind: 'text', text: 'Hel' });
+      onEvent.onmessage({ seq: 2, kind: 'text', text: 'lo' });
+      return { userMessage: question, answerMessage: answer };
+    };
+    const thread = new Thread(1);
+    thread.draft = 'hi';
+    await thread.send(noConversation);
+    expect(texts(thread)).toEqual(['hi', 'Hello']);
+    expect(thread.generating).toBe(true);
+    expect(thread.draft + loadDraft(1)).toBe('');
+  });
+
+  it('puts the text back when sending fails, together with what was typed since', async () => {
+    const thread = new Thread(1);
+    backend.send_message = () => {
+      thread.draft = 'typed meanwhile';
+      throw { code: 'busy', message: 'Wait and send again.' };
+    };
+    thread.draft = 'hi';
+    await thread.send(noConversation);
+    expect(thread.draft).toBe('hi\n\ntyped meanwhile');
+    expect(loadDraft(1)).toBe('hi\n\ntyped meanwhile');
+    expect(thread.error).toBe('Wait and send again.');
+    expect(thread.messages).toEqual([]);
+  });
+
+  it('takes the text along into the conversation that the first message creates', async () => {
+    const thread = new Thread(null);
+    backend.send_message = () => {
+      throw { code: 'offline', message: 'No.' };
+    };
+    thread.draft = 'first';
+    await thread.send(() => Promise.resolve(9));
+    expect([thread.id, thread.draft, loadDraft(9), loadDraft('new')]).toEqual([
+      9,
+      'first',
+      'first',
+      '',
+    ]);
+  });
+
+  it('goes on with a running answer after a reload, without doubled text', async () => {
+    let channel: Channel<ChatEvent>;
+    backend.generation_attach = ({ onEvent }) => {
+      channel = onEvent;
+      return { answerMessage: { ...answer, content: 'Hel' }, seq: 3 };
+    };
+    backend.messages_list = () => [question, { ...answer, content: 'H' }];
+    const thread = new Thread(1);
+    await thread.load();
+    channel!.onmessage({ seq: 3, kind: 'text', text: 'l' });
+    channel!.onmessage({ seq: 4, kind: 'text', text: 'lo' });
+    expect(texts(thread)).toEqual(['hi', 'Hello']);
+  });
+
+  it('shows the final row of an answer that ends while the list is read', async () => {
+    let channel: Channel<ChatEvent>;
+    backend.generation_attach = ({ onEvent }) => {
+      channel = onEvent;
+      return { answerMessage: answer, seq: 0 };
+    };
+    backend.messages_list = () => {
+      const final = { ...answer, content: 'whole', status: 'done' as const };
+      channel.onmessage({ seq: 1, kind: 'done', message: final });
+      return [question, answer];
+    };
+    const thread = new Thread(1);
+    await thread.load();
+    expect(thread.messages.at(-1)).toMatchObject({ content: 'whole', status: 'done' });
+    expect(thread.generating).toBe(false);
+  });
+
+  it('can be stopped once, and again when stopping failed', async () => {
+    let calls = 0;
+    backend.send_message = () => ({ userMessage: question, answerMessage: answer });
+    backend.stop_generation = () => {
+      calls += 1;
+      if (calls === 1) throw { code: 'gone', message: 'Try again.' };
+    };
+    const thread = new Thread(1);
+    thread.draft = 'hi';
+    await thread.send(noConversation);
+    await thread.stop();
+    expect(thread.stopping).toBe(false);
+    await Promise.all([thread.stop(), thread.stop()]);
+    expect([calls, thread.stopping]).toEqual([2, true]);
+  });
+});
