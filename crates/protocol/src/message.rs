@@ -52,8 +52,8 @@ pub struct Hello {
     pub app_version: String,
     /// Name of the drafter, for an error that says which two models do not fit.
     pub drafter: String,
-    /// The drafter's tokenizer; `None` when the device drafts nothing and has no tokenizer.
-    pub tokenizer: Option<Fingerprint>,
+    /// The tokenizer that the device encodes and drafts with.
+    pub tokenizer: Fingerprint,
     /// The wanted verifier by name; `None` takes what the edge has.
     pub model: Option<String>,
 }
