@@ -9,7 +9,10 @@
 //! beyond a small multiple of the file.
 
 mod cache;
+mod cpu;
 mod error;
+mod gguf;
+mod kernels;
 mod model;
 pub mod store;
 mod tokenizer;

@@ -1,9 +1,18 @@
 //! Tokenizer and chat template, both out of the GGUF file.
 
 use crate::Error;
+use crate::gguf::Gguf;
+use candle_core::quantized::gguf_file::Value;
+use candle_core::quantized::tokenizer::TokenizerFromGguf;
+use minijinja::{Environment, ErrorKind, context};
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use tandem_speculation::TokenId;
+use tokenizers::pre_tokenizers::byte_level::ByteLevel;
+use tokenizers::pre_tokenizers::digits::Digits;
+use tokenizers::pre_tokenizers::sequence::Sequence;
 
 /// Who says a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,25 +36,107 @@ pub struct ChatMessage {
 }
 
 /// Text to ids and back.
-pub struct Tokenizer {}
+pub struct Tokenizer {
+    inner: tokenizers::Tokenizer,
+    vocab: usize,
+    ends: Vec<TokenId>,
+    bos: Option<TokenId>,
+    add_bos: bool,
+    fingerprint: [u8; 32],
+    /// Special tokens as text, those of more than one character.
+    specials: Vec<String>,
+    template: Option<Environment<'static>>,
+    bos_text: String,
+    eos_text: String,
+}
+
+/// Tokens that end an answer in the families that are built in, by their text: checkpoints name
+/// only one of them in their metadata, and instruct models end with either.
+const END_TEXTS: &[&str] =
+    &["<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|end_of_text|>", "</s>", "<|end|>"];
+
+/// Text that stands for what a person typed while a template is rendered. Private-use characters
+/// that no template has; if a person typed them they are only text.
+const MARK: char = '\u{F5A1E}';
 
 impl Tokenizer {
+    pub(crate) fn from_gguf(file: &Gguf) -> Result<Self, Error> {
+        let failed = |reason: String| file.bad(format!("its tokenizer cannot be read: {reason}"));
+        let list = |key: &str| match file.content.metadata.get(key) {
+            Some(Value::Array(values)) => Ok(values),
+            _ => Err(failed(format!("{key} is missing"))),
+        };
+        let tokens = list("tokenizer.ggml.tokens")?;
+        let vocab = tokens.len();
+        if vocab == 0 || vocab > 1 << 19 {
+            return Err(failed(format!("a vocabulary of {vocab} tokens")));
+        }
+        let inner =
+            catch_unwind(AssertUnwindSafe(|| tokenizers::Tokenizer::from_gguf(&file.content)));
+        let mut inner = match inner {
+            Ok(inner) => inner.map_err(|e| failed(e.to_string()))?,
+            Err(_) => return Err(failed("it makes no sense".into())),
+        };
+        match file.text("tokenizer.ggml.pre") {
+            Some("qwen2" | "llama3" | "llama-bpe" | "smaug-bpe" | "lfm2") => {}
+            Some("smollm") => {
+                // candle's fallback would put a space before every text and join digits.
+                let parts =
+                    vec![Digits::new(true).into(), ByteLevel::new(false, true, true).into()];
+                inner.with_pre_tokenizer(Some(Sequence::new(parts)));
+            }
+            _ => {
+                inner.with_pre_tokenizer(Some(ByteLevel::new(false, true, true)));
+            }
+        }
+        let id = |key: &str| {
+            let id = file.number(&format!("tokenizer.ggml.{key}_token_id"))?;
+            (id < vocab as u64).then_some(TokenId(id as u32))
+        };
+        let text =
+            |id: Option<TokenId>| id.and_then(|id| inner.id_to_token(id.0)).unwrap_or_default();
+        let mut ends: Vec<TokenId> =
+            END_TEXTS.iter().filter_map(|t| inner.token_to_id(t)).map(TokenId).collect();
+        ends.extend(id("eos"));
+        ends.extend(id("eot"));
+        let add_bos = matches!(
+            file.content.metadata.get("tokenizer.ggml.add_bos_token"),
+            Some(Value::Bool(true))
+        );
+        let template = file.text("tokenizer.chat_template").map(compile).transpose();
+        let template = template.map_err(|e| failed(format!("its chat template: {e}")))?;
+        let specials = inner.get_added_tokens_decoder().into_values();
+        let specials = specials.filter(|t| t.special && t.content.chars().count() > 1);
+        Ok(Self {
+            specials: specials.map(|t| t.content).collect(),
+            fingerprint: fingerprint(file)?,
+            vocab,
+            bos_text: text(id("bos")),
+            eos_text: text(id("eos")),
+            bos: id("bos"),
+            add_bos,
+            ends,
+            template,
+            inner,
+        })
+    }
+
     /// SHA-256 over the whole vocabulary, merges and special tokens.
     #[must_use]
     pub fn fingerprint(&self) -> [u8; 32] {
-        [0; 32]
+        self.fingerprint
     }
 
     /// Tokens in the vocabulary.
     #[must_use]
     pub fn vocab(&self) -> usize {
-        0
+        self.vocab
     }
 
     /// Whether `id` ends an answer.
     #[must_use]
-    pub fn is_end(&self, _id: TokenId) -> bool {
-        false
+    pub fn is_end(&self, id: TokenId) -> bool {
+        self.ends.contains(&id)
     }
 
     /// The ids of `text`. Special tokens in the text are recognised when `special` is set: set it
@@ -53,8 +144,33 @@ impl Tokenizer {
     ///
     /// # Errors
     /// If the text cannot be encoded.
-    pub fn encode(&self, _text: &str, _special: bool) -> Result<Vec<TokenId>, Error> {
-        Err(Error::Usage("not yet"))
+    pub fn encode(&self, text: &str, special: bool) -> Result<Vec<TokenId>, Error> {
+        let mut ids = Vec::new();
+        let mut rest = text;
+        if !special {
+            // A special token is recognised only when it is whole: cut after its first character.
+            while let Some(at) = self.first_special(rest) {
+                let cut = at + rest[at..].chars().next().map_or(0, char::len_utf8);
+                self.append(&rest[..cut], &mut ids)?;
+                rest = &rest[cut..];
+            }
+        }
+        self.append(rest, &mut ids)?;
+        Ok(ids)
+    }
+
+    /// Where the first special token in `text` begins.
+    fn first_special(&self, text: &str) -> Option<usize> {
+        self.specials.iter().filter_map(|special| text.find(special.as_str())).min()
+    }
+
+    fn append(&self, text: &str, ids: &mut Vec<TokenId>) -> Result<(), Error> {
+        let encoding = self
+            .inner
+            .encode_fast(text, false)
+            .map_err(|e| Error::Tokenizer(format!("this text cannot be encoded: {e}")))?;
+        ids.extend(encoding.get_ids().iter().map(|&id| TokenId(id)));
+        Ok(())
     }
 
     /// The ids of a conversation, rendered by the model's own template and ready for the answer.
@@ -62,36 +178,150 @@ impl Tokenizer {
     ///
     /// # Errors
     /// If the template fails or the text cannot be encoded.
-    pub fn encode_chat(&self, _messages: &[ChatMessage]) -> Result<Vec<TokenId>, Error> {
-        Err(Error::Usage("not yet"))
+    pub fn encode_chat(&self, messages: &[ChatMessage]) -> Result<Vec<TokenId>, Error> {
+        let Some(environment) = &self.template else {
+            return Err(Error::Tokenizer(
+                "this model has no chat template; use an instruct model".into(),
+            ));
+        };
+        // Each message is rendered as a mark and put in afterwards, so that what a person typed
+        // passes neither the template's syntax nor the recognition of special tokens.
+        let marked: Vec<ChatMessage> = messages
+            .iter()
+            .enumerate()
+            .map(|(i, m)| ChatMessage { role: m.role, content: format!("{MARK}{i}{MARK}") })
+            .collect();
+        let rendered = environment
+            .get_template("chat")
+            .and_then(|t| {
+                t.render(context! {
+                    messages => marked,
+                    add_generation_prompt => true,
+                    bos_token => self.bos_text,
+                    eos_token => self.eos_text,
+                })
+            })
+            .map_err(|e| Error::Tokenizer(format!("the model's chat template failed: {e}")))?;
+        let mut ids: Vec<TokenId> = Vec::new();
+        let mut between = String::new();
+        for (i, piece) in rendered.split(MARK).enumerate() {
+            if i % 2 == 0 {
+                between.push_str(piece);
+                continue;
+            }
+            let message = piece.parse().ok().and_then(|i: usize| messages.get(i));
+            let message = message
+                .ok_or_else(|| Error::Tokenizer("the chat template garbled a message".into()))?;
+            // Text joins its surroundings up to the next special token, as if rendered in place.
+            if self.first_special(&message.content).is_some() {
+                self.append(&between, &mut ids)?;
+                between.clear();
+                ids.extend(self.encode(&message.content, false)?);
+            } else {
+                between.push_str(&message.content);
+            }
+        }
+        self.append(&between, &mut ids)?;
+        if self.add_bos && ids.first() != self.bos.as_ref() {
+            ids.splice(0..0, self.bos);
+        }
+        Ok(ids)
     }
 
     /// A streaming decoder.
     #[must_use]
     pub fn detokenizer(self: &Arc<Self>) -> Detokenizer {
-        Detokenizer {}
+        Detokenizer { tokenizer: Arc::clone(self), pending: Vec::new(), given: 0 }
     }
 
     /// The text of `ids`, special tokens left out.
     ///
     /// # Errors
     /// If the ids cannot be decoded.
-    pub fn decode(&self, _ids: &[TokenId]) -> Result<String, Error> {
-        Err(Error::Usage("not yet"))
+    pub fn decode(&self, ids: &[TokenId]) -> Result<String, Error> {
+        let ids: Vec<u32> = ids.iter().map(|id| id.0).collect();
+        self.inner.decode(&ids, true).map_err(|e| Error::Tokenizer(e.to_string()))
     }
+}
+
+fn compile(source: &str) -> Result<Environment<'static>, minijinja::Error> {
+    let mut environment = Environment::new();
+    // Templates are written for Python's Jinja with these settings and string methods.
+    environment.set_trim_blocks(true);
+    environment.set_lstrip_blocks(true);
+    environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+    environment.add_function("raise_exception", |text: String| -> Result<String, _> {
+        Err(minijinja::Error::new(ErrorKind::InvalidOperation, text))
+    });
+    // A template from a file must not spin for ever.
+    environment.set_fuel(Some(1_000_000));
+    environment.add_template_owned("chat", source.to_owned())?;
+    Ok(environment)
+}
+
+fn fingerprint(file: &Gguf) -> Result<[u8; 32], Error> {
+    let mut hash = Sha256::new();
+    let keys = ["tokenizer.ggml.model", "tokenizer.ggml.pre"];
+    for key in keys {
+        hash.update(key);
+        hash.update([0]);
+        hash.update(file.text(key).unwrap_or_default());
+        hash.update([0]);
+    }
+    for key in ["tokenizer.ggml.tokens", "tokenizer.ggml.merges", "tokenizer.ggml.token_type"] {
+        let values = match file.content.metadata.get(key) {
+            Some(Value::Array(values)) => values.as_slice(),
+            _ => &[],
+        };
+        hash.update(key);
+        hash.update((values.len() as u64).to_le_bytes());
+        for value in values {
+            match value {
+                Value::String(text) => {
+                    hash.update((text.len() as u64).to_le_bytes());
+                    hash.update(text);
+                }
+                Value::I32(kind) => hash.update(kind.to_le_bytes()),
+                Value::U32(kind) => hash.update(kind.to_le_bytes()),
+                _ => return Err(file.bad(format!("{key} holds values of an unexpected type"))),
+            }
+        }
+    }
+    // The end token is left out: two checkpoints of one family may stop at different ones and
+    // still encode and decode alike.
+    Ok(hash.finalize().into())
 }
 
 /// Turns tokens into text as they come, and never gives half a character: bytes of an unfinished
 /// one are held back.
-pub struct Detokenizer {}
+pub struct Detokenizer {
+    tokenizer: Arc<Tokenizer>,
+    /// The last tokens: those before `given` bytes of text were emitted, and those held back.
+    pending: Vec<TokenId>,
+    /// Bytes of the decoded `pending` that were emitted already.
+    given: usize,
+}
+
+/// More tokens than any character's bytes take: then what is held back is not a character.
+const LONGEST_CHARACTER: usize = 8;
 
 impl Detokenizer {
     /// The text that `id` completes; often empty.
     ///
     /// # Errors
     /// If the id cannot be decoded.
-    pub fn push(&mut self, _id: TokenId) -> Result<String, Error> {
-        Ok(String::new())
+    pub fn push(&mut self, id: TokenId) -> Result<String, Error> {
+        self.pending.push(id);
+        let text = self.tokenizer.decode(&self.pending)?;
+        let incomplete = text.ends_with('\u{FFFD}') && self.pending.len() < LONGEST_CHARACTER;
+        if incomplete {
+            return Ok(String::new());
+        }
+        let new = text.get(self.given..).unwrap_or_default().to_owned();
+        // The last token stays as context: some decoders treat the start of a text specially.
+        self.pending.drain(..self.pending.len() - 1);
+        self.given = self.tokenizer.decode(&self.pending)?.len();
+        Ok(new)
     }
 
     /// What was held back, with replacement characters for bytes that never became a character.
@@ -99,6 +329,10 @@ impl Detokenizer {
     /// # Errors
     /// If the ids cannot be decoded.
     pub fn finish(&mut self) -> Result<String, Error> {
-        Ok(String::new())
+        let text = self.tokenizer.decode(&self.pending)?;
+        let rest = text.get(self.given..).unwrap_or_default().to_owned();
+        self.pending.clear();
+        self.given = 0;
+        Ok(rest)
     }
 }

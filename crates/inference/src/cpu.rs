@@ -1,0 +1,332 @@
+//! The forward pass on the CPU kernels.
+
+use crate::cache::KvCache;
+use crate::gguf::{Gguf, Shape};
+use crate::kernels::{Activations, Attention, Isa, Matrix, attend, matmul};
+use crate::{Error, Logits, Segment, Wanted};
+use rayon::prelude::*;
+
+/// Rows computed together at most: bounds the memory of a long prompt's activations.
+const MAX_ROWS: usize = 256;
+
+/// Weights of a Qwen2 or Llama model, in the file's own quantisation.
+pub(crate) struct CpuModel {
+    isa: Isa,
+    shape: Shape,
+    vocab: usize,
+    embedding: Matrix,
+    layers: Vec<Layer>,
+    output_norm: Vec<f32>,
+    /// `None`: the embedding is also the output.
+    output: Option<Matrix>,
+    /// One frequency for each rotated pair of a head.
+    frequencies: Vec<f32>,
+    threads: rayon::ThreadPool,
+}
+
+struct Layer {
+    attention_norm: Vec<f32>,
+    q: Linear,
+    k: Linear,
+    v: Linear,
+    attention_output: Linear,
+    feed_forward_norm: Vec<f32>,
+    gate: Linear,
+    up: Linear,
+    down: Linear,
+}
+
+struct Linear {
+    weights: Matrix,
+    bias: Option<Vec<f32>>,
+}
+
+impl Linear {
+    fn load(file: &Gguf, name: &str, rows: usize, cols: usize) -> Result<Self, Error> {
+        let weights = file.matrix(&format!("{name}.weight"), rows, cols, false)?;
+        let bias = format!("{name}.bias");
+        let bias = if file.has(&bias) { Some(file.vector(&bias, rows)?) } else { None };
+        Ok(Self { weights, bias })
+    }
+
+    /// `rows × weights.rows()`.
+    fn forward(&self, isa: Isa, x: &Activations, scratch: &mut Vec<f32>) -> Vec<f32> {
+        let n = self.weights.rows();
+        let mut out = vec![0.0; x.rows() * n];
+        matmul(isa, &self.weights, n, x, &mut out, scratch);
+        if let Some(bias) = &self.bias {
+            for row in out.chunks_exact_mut(n) {
+                for (value, bias) in row.iter_mut().zip(bias) {
+                    *value += bias;
+                }
+            }
+        }
+        out
+    }
+}
+
+/// New tokens of one sequence within one pass over at most [`MAX_ROWS`] rows.
+struct Part {
+    segment: usize,
+    from: usize,
+    to: usize,
+}
+
+impl CpuModel {
+    pub(crate) fn load(
+        file: &Gguf,
+        shape: Shape,
+        vocab: usize,
+        threads: Option<usize>,
+    ) -> Result<Self, Error> {
+        let (width, q_width) = (shape.width, shape.heads * shape.head_width);
+        let kv_width = shape.kv_heads * shape.head_width;
+        let layer = |i: usize| -> Result<Layer, Error> {
+            let name = |part: &str| format!("blk.{i}.{part}");
+            let linear = |part: &str, rows, cols| Linear::load(file, &name(part), rows, cols);
+            Ok(Layer {
+                attention_norm: file.vector(&name("attn_norm.weight"), width)?,
+                q: linear("attn_q", q_width, width)?,
+                k: linear("attn_k", kv_width, width)?,
+                v: linear("attn_v", kv_width, width)?,
+                attention_output: linear("attn_output", width, q_width)?,
+                feed_forward_norm: file.vector(&name("ffn_norm.weight"), width)?,
+                gate: linear("ffn_gate", shape.feed_forward, width)?,
+                up: linear("ffn_up", shape.feed_forward, width)?,
+                down: linear("ffn_down", width, shape.feed_forward)?,
+            })
+        };
+        let half = shape.head_width / 2;
+        let mut frequencies: Vec<f32> =
+            (0..half).map(|i| 1.0 / shape.rope_base.powf(i as f32 / half as f32)).collect();
+        if file.has("rope_freqs.weight") {
+            // Llama 3.1 and later stretch the slow frequencies.
+            for (f, stretch) in frequencies.iter_mut().zip(file.vector("rope_freqs.weight", half)?)
+            {
+                *f /= stretch;
+            }
+        }
+        let output = if file.has("output.weight") {
+            Some(file.matrix("output.weight", vocab, width, true)?)
+        } else {
+            None
+        };
+        let threads = rayon::ThreadPoolBuilder::new()
+            .num_threads(threads.unwrap_or(0))
+            .thread_name(|i| format!("model-{i}"))
+            .build()
+            .map_err(|e| file.bad(format!("no threads to compute with: {e}")))?;
+        Ok(Self {
+            isa: Isa::detect(),
+            vocab,
+            embedding: file.matrix("token_embd.weight", vocab, width, true)?,
+            layers: (0..shape.layers).map(layer).collect::<Result<_, _>>()?,
+            output_norm: file.vector("output_norm.weight", width)?,
+            output,
+            frequencies,
+            threads,
+            shape,
+        })
+    }
+
+    pub(crate) fn device(&self) -> &'static str {
+        self.isa.name()
+    }
+
+    pub(crate) fn new_cache(&self, model: usize, capacity: usize) -> KvCache {
+        KvCache::new(model, self.shape.layers, self.kv_width(), capacity)
+    }
+
+    pub(crate) fn cache_bytes_per_token(&self) -> usize {
+        self.shape.layers * self.kv_width() * 2 * size_of::<f32>()
+    }
+
+    fn kv_width(&self) -> usize {
+        self.shape.kv_heads * self.shape.head_width
+    }
+
+    /// The segments were checked: ids in the vocabulary, room in the caches.
+    pub(crate) fn forward(&self, segments: &mut [Segment<'_>]) -> Logits {
+        self.threads.install(|| {
+            let mut values = Vec::new();
+            let mut parts: Vec<Part> = Vec::new();
+            let mut rows = 0;
+            for segment in 0..segments.len() {
+                let tokens = segments[segment].tokens.len();
+                let mut from = 0;
+                while from < tokens {
+                    let to = tokens.min(from + MAX_ROWS - rows);
+                    parts.push(Part { segment, from, to });
+                    rows += to - from;
+                    from = to;
+                    if rows == MAX_ROWS {
+                        self.pass(segments, &parts, &mut values);
+                        parts.clear();
+                        rows = 0;
+                    }
+                }
+            }
+            if !parts.is_empty() {
+                self.pass(segments, &parts, &mut values);
+            }
+            Logits::new(values, self.vocab)
+        })
+    }
+
+    /// One pass over the rows of `parts`; appends the wanted logits to `values`.
+    fn pass(&self, segments: &mut [Segment<'_>], parts: &[Part], values: &mut Vec<f32>) {
+        let shape = &self.shape;
+        let width = shape.width;
+        let rows: usize = parts.iter().map(|p| p.to - p.from).sum();
+        let scratch = &mut Vec::new();
+
+        let mut x = vec![0.0; rows * width];
+        let mut positions = Vec::with_capacity(rows);
+        let mut row = 0;
+        for part in parts {
+            let segment = &segments[part.segment];
+            let past = segment.cache.len();
+            for (i, token) in segment.tokens[part.from..part.to].iter().enumerate() {
+                self.embedding.dequantise_row(token.index(), &mut x[row * width..][..width]);
+                positions.push(past + i);
+                row += 1;
+            }
+        }
+        let rotation = self.rotation(&positions);
+
+        for (index, layer) in self.layers.iter().enumerate() {
+            let normed = Activations::new(self.norm(&x, &layer.attention_norm), width);
+            let mut q = layer.q.forward(self.isa, &normed, scratch);
+            let mut k = layer.k.forward(self.isa, &normed, scratch);
+            let v = layer.v.forward(self.isa, &normed, scratch);
+            self.rotate(&mut q, shape.heads, &rotation);
+            self.rotate(&mut k, shape.kv_heads, &rotation);
+            let mut attended = normed.into_values();
+            attended.resize(q.len(), 0.0);
+            self.attention(segments, parts, index, [&q, &k, &v], &mut attended);
+            let attended = Activations::new(attended, shape.heads * shape.head_width);
+            add(&mut x, &layer.attention_output.forward(self.isa, &attended, scratch));
+
+            let normed = Activations::new(self.norm(&x, &layer.feed_forward_norm), width);
+            let mut gate = layer.gate.forward(self.isa, &normed, scratch);
+            let up = layer.up.forward(self.isa, &normed, scratch);
+            silu_times(&mut gate, &up);
+            let hidden = Activations::new(gate, shape.feed_forward);
+            add(&mut x, &layer.down.forward(self.isa, &hidden, scratch));
+        }
+
+        let mut wanted = Vec::new();
+        let mut row = 0;
+        for part in parts {
+            let segment = &mut segments[part.segment];
+            let rows = part.to - part.from;
+            segment.cache.advance(rows);
+            let first = match segment.logits {
+                Wanted::All => 0,
+                Wanted::Last if part.to == segment.tokens.len() => rows - 1,
+                Wanted::None | Wanted::Last => rows,
+            };
+            wanted.extend_from_slice(&x[(row + first) * width..(row + rows) * width]);
+            row += rows;
+        }
+        if wanted.is_empty() {
+            return;
+        }
+        let normed = Activations::new(self.norm(&wanted, &self.output_norm), width);
+        let start = values.len();
+        values.resize(start + normed.rows() * self.vocab, 0.0);
+        let output = self.output.as_ref().unwrap_or(&self.embedding);
+        matmul(self.isa, output, self.vocab, &normed, &mut values[start..], scratch);
+    }
+
+    /// Appends keys and values to each part's cache and attends over it.
+    fn attention(
+        &self,
+        segments: &mut [Segment<'_>],
+        parts: &[Part],
+        layer: usize,
+        [q, k, v]: [&[f32]; 3],
+        out: &mut [f32],
+    ) {
+        let shape = &self.shape;
+        let (q_width, kv_width) = (shape.heads * shape.head_width, self.kv_width());
+        let attention =
+            Attention { heads: shape.heads, kv_heads: shape.kv_heads, width: shape.head_width };
+        let mut row = 0;
+        for part in parts {
+            let rows = part.to - part.from;
+            let cache = &mut segments[part.segment].cache;
+            let past = cache.len();
+            let kv = &mut cache.layers[layer];
+            let (new, at) = (row * kv_width..(row + rows) * kv_width, past * kv_width);
+            kv.keys[at..at + rows * kv_width].copy_from_slice(&k[new.clone()]);
+            kv.values[at..at + rows * kv_width].copy_from_slice(&v[new]);
+            let range = row * q_width..(row + rows) * q_width;
+            attend(
+                self.isa,
+                attention,
+                &q[range.clone()],
+                &kv.keys,
+                &kv.values,
+                past,
+                &mut out[range],
+            );
+            row += rows;
+        }
+    }
+
+    /// RMS norm of each row.
+    fn norm(&self, x: &[f32], weight: &[f32]) -> Vec<f32> {
+        let mut out = Vec::with_capacity(x.len());
+        for row in x.chunks_exact(weight.len()) {
+            let mut lanes = [0.0f32; 8];
+            for eight in row.chunks_exact(8) {
+                for (lane, value) in lanes.iter_mut().zip(eight) {
+                    *lane += value * value;
+                }
+            }
+            let mean = lanes.iter().sum::<f32>() / row.len() as f32;
+            let scale = 1.0 / (mean + self.shape.epsilon).sqrt();
+            out.extend(row.iter().zip(weight).map(|(x, w)| x * scale * w));
+        }
+        out
+    }
+
+    /// Cosine and sine of each row's angles: `rows × head_width / 2`.
+    fn rotation(&self, positions: &[usize]) -> Vec<(f32, f32)> {
+        let angle = |&p: &usize| self.frequencies.iter().map(move |f| (p as f32 * f).sin_cos());
+        positions.iter().flat_map(angle).map(|(sin, cos)| (cos, sin)).collect()
+    }
+
+    /// Rotary position embedding, in place.
+    fn rotate(&self, x: &mut [f32], heads: usize, rotation: &[(f32, f32)]) {
+        let (width, half) = (self.shape.head_width, self.shape.head_width / 2);
+        for (row, angles) in x.chunks_exact_mut(heads * width).zip(rotation.chunks_exact(half)) {
+            for head in row.chunks_exact_mut(width) {
+                for (i, (cos, sin)) in angles.iter().enumerate() {
+                    let (a, b) =
+                        if self.shape.rope_neighbours { (2 * i, 2 * i + 1) } else { (i, i + half) };
+                    let (u, v) = (head[a], head[b]);
+                    head[a] = u * cos - v * sin;
+                    head[b] = u * sin + v * cos;
+                }
+            }
+        }
+    }
+}
+
+fn add(x: &mut [f32], y: &[f32]) {
+    for (x, y) in x.iter_mut().zip(y) {
+        *x += y;
+    }
+}
+
+/// `gate = silu(gate) · up`.
+fn silu_times(gate: &mut [f32], up: &[f32]) {
+    const CHUNK: usize = 2048;
+    gate.par_chunks_mut(CHUNK).zip(up.par_chunks(CHUNK)).for_each(|(gate, up)| {
+        for (g, u) in gate.iter_mut().zip(up) {
+            *g = *g / (1.0 + (-*g).exp()) * u;
+        }
+    });
+}

@@ -1,0 +1,98 @@
+//! Activations, quantised to 8 bits.
+
+use std::sync::OnceLock;
+
+/// Rows of activations with the quantised forms that the kernels need, made on first use and shared
+/// by all matrices that multiply the same activations.
+pub(crate) struct Activations {
+    values: Vec<f32>,
+    rows: usize,
+    cols: usize,
+    by32: OnceLock<By32>,
+    by256: OnceLock<By256>,
+}
+
+/// Blocks of 32 with a scale each.
+pub(crate) struct By32 {
+    /// `rows × cols`.
+    pub q: Vec<i8>,
+    /// `rows × cols/32`: value = scale · q.
+    pub scale: Vec<f32>,
+    /// `rows × cols/32`: scale · Σ q, for weights with an offset.
+    pub sum: Vec<f32>,
+}
+
+/// Blocks of 256 with a scale each.
+pub(crate) struct By256 {
+    /// `rows × cols`.
+    pub q: Vec<i8>,
+    /// `rows × cols/256`.
+    pub scale: Vec<f32>,
+    /// `rows × cols/16`: Σ q of each sixteen; in each block the eight even ones first, then the odd
+    /// ones, as the AVX2 kernel wants them.
+    pub sums: Vec<i16>,
+}
+
+impl Activations {
+    /// `values` holds whole rows of `cols`, a multiple of 32.
+    pub(crate) fn new(values: Vec<f32>, cols: usize) -> Self {
+        assert!(cols.is_multiple_of(32) && values.len().is_multiple_of(cols));
+        let rows = values.len() / cols;
+        Self { values, rows, cols, by32: OnceLock::new(), by256: OnceLock::new() }
+    }
+
+    pub(crate) fn rows(&self) -> usize {
+        self.rows
+    }
+
+    pub(crate) fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// Gives the values' memory back for reuse.
+    pub(crate) fn into_values(self) -> Vec<f32> {
+        self.values
+    }
+
+    pub(crate) fn by32(&self) -> &By32 {
+        self.by32.get_or_init(|| {
+            let mut q = vec![0; self.values.len()];
+            let blocks = self.values.len() / 32;
+            let (mut scale, mut sum) = (Vec::with_capacity(blocks), Vec::with_capacity(blocks));
+            for (x, q) in self.values.chunks_exact(32).zip(q.chunks_exact_mut(32)) {
+                let d = quantise(x, q);
+                scale.push(d);
+                sum.push(d * q.iter().map(|&q| i32::from(q)).sum::<i32>() as f32);
+            }
+            By32 { q, scale, sum }
+        })
+    }
+
+    pub(crate) fn by256(&self) -> &By256 {
+        self.by256.get_or_init(|| {
+            let mut q = vec![0; self.values.len()];
+            let mut scale = Vec::with_capacity(self.values.len() / 256);
+            let mut sums = Vec::with_capacity(self.values.len() / 16);
+            for (x, q) in self.values.chunks_exact(256).zip(q.chunks_exact_mut(256)) {
+                scale.push(quantise(x, q));
+                let sum = |i: usize| q[i * 16..][..16].iter().map(|&q| i16::from(q)).sum::<i16>();
+                sums.extend((0..8).map(|i| sum(2 * i)));
+                sums.extend((0..8).map(|i| sum(2 * i + 1)));
+            }
+            By256 { q, scale, sums }
+        })
+    }
+}
+
+/// Rounds `x` to `q` in −127..=127 and returns the scale.
+fn quantise(x: &[f32], q: &mut [i8]) -> f32 {
+    let max = x.iter().fold(0.0f32, |max, x| max.max(x.abs()));
+    let scale = max / 127.0;
+    let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
+    for (x, q) in x.iter().zip(q) {
+        // Adding and subtracting 1.5·2²³ rounds to nearest even without a call.
+        const ROUND: f32 = 12_582_912.0;
+        *q = ((x * inverse + ROUND) - ROUND) as i8;
+    }
+    scale
+}
