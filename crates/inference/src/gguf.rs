@@ -71,7 +71,6 @@ impl Gguf {
         })
     }
 
-
     /// A format error about this file.
     pub(crate) fn bad(&self, reason: impl Into<String>) -> Error {
         Error::Format { path: self.path.clone(), reason: reason.into() }
