@@ -91,7 +91,12 @@ fn row256<F: Format256, const M: usize>(
     for (b, bytes) in weights.chunks_exact(F::BYTES).enumerate() {
         // SAFETY: the features are enabled here; `bytes` has the length of a block.
         let w = unsafe { F::unpack(bytes) };
-        let scales: [__m256i; 8] = std::array::from_fn(|j| spread(w.scales, j));
+        // A loop, not `array::from_fn`: a closure compiled for AVX2 is not inlined through a
+        // function that is not.
+        let mut scales = [_mm256_setzero_si256(); 8];
+        for (j, scales) in scales.iter_mut().enumerate() {
+            *scales = spread(w.scales, j);
+        }
         for m in 0..M {
             let q = &q[m][b * 256..][..256];
             let mut dot = _mm256_setzero_si256();

@@ -108,6 +108,7 @@ fn unpack32(kind: Kind, b: &[u8]) -> Block32 {
 }
 
 /// Eight 6-bit scales and eight 6-bit minima in 12 bytes.
+#[inline(always)]
 pub(super) fn scales_and_mins(b: &[u8]) -> [u8; 16] {
     let word = |i: usize| u32::from_le_bytes([b[i], b[i + 1], b[i + 2], b[i + 3]]);
     let (a, m, h) = (word(0), word(4), word(8));
