@@ -1,2 +1,143 @@
-//! x
-fn main() {}
+//! `tandem-edge`: serves a large model to devices in the network.
+
+use anyhow::{Context, Result};
+use clap::{Parser, Subcommand};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use tandem_edge::{Config, Edge, Limits};
+use tandem_inference::{LoadOptions, Model};
+
+/// The edge of Tandem: a large model for the devices in your network.
+#[derive(Parser)]
+#[command(version)]
+struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serve a model until Ctrl-C or SIGTERM.
+    Serve(Serve),
+}
+
+#[derive(clap::Args)]
+struct Serve {
+    /// A GGUF file, or the name of a downloaded model.
+    #[arg(long, value_name = "FILE")]
+    model: String,
+    /// Where to listen; port 0 picks a free one. Beyond loopback a token is needed.
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7470")]
+    listen: SocketAddr,
+    /// What devices must show.
+    #[arg(long, value_name = "T", env = "TANDEM_EDGE_TOKEN", hide_env_values = true)]
+    token: Option<String>,
+    /// Tokens of a conversation at most.
+    #[arg(long, value_name = "N", default_value_t = 8192)]
+    context: usize,
+    /// Conversations whose state is kept at most.
+    #[arg(long, value_name = "N", default_value_t = 64)]
+    max_sessions: usize,
+    /// Memory for the KV caches of all conversations at most, in MiB.
+    #[arg(long, value_name = "MIB", default_value_t = 2048)]
+    kv_memory: usize,
+    /// Forget a conversation's state after so many idle minutes.
+    #[arg(long, value_name = "N", default_value_t = 30)]
+    idle_minutes: u64,
+    /// Connections at most.
+    #[arg(long, value_name = "N", default_value_t = 128)]
+    max_connections: usize,
+    /// Compute threads; as many as the machine has when absent.
+    #[arg(long, value_name = "N")]
+    threads: Option<usize>,
+    /// End when standard input ends: for a program that starts the edge as its helper.
+    #[arg(long)]
+    exit_with_parent: bool,
+}
+
+fn main() -> Result<()> {
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let Command::Serve(args) = Args::parse().command;
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()?
+        .block_on(serve(args))
+}
+
+async fn serve(args: Serve) -> Result<()> {
+    // Before the model is loaded, so that a wrong address is known at once.
+    let model = args.model.clone();
+    let threads = args.threads;
+    let stop = stop_signal(args.exit_with_parent)?;
+    let loading = tokio::task::spawn_blocking(move || load(&model, threads));
+    tokio::pin!(stop);
+    let model = tokio::select! {
+        model = loading => model??,
+        () = &mut stop => std::process::exit(0),
+    };
+    let name = model.info().name.clone();
+    tracing::info!("{name} on {}", model.info().device);
+    let config = Config {
+        listen: args.listen,
+        token: args.token,
+        limits: Limits {
+            context: args.context,
+            sessions: args.max_sessions.max(1),
+            kv_bytes: args.kv_memory << 20,
+            idle: Duration::from_secs(args.idle_minutes * 60),
+        },
+        connections: args.max_connections,
+    };
+    let edge = Edge::start(Arc::new(model), config).await?;
+    announce(&format!("tandem-edge ready at ws://{} (model {name})", edge.address()));
+    stop.await;
+    tracing::info!("stopping");
+    edge.stop().await;
+    // A blocked read of standard input must not keep the process.
+    std::process::exit(0);
+}
+
+/// The one line on standard output that says where the edge is.
+#[allow(clippy::print_stdout)]
+fn announce(line: &str) {
+    println!("{line}");
+}
+
+fn load(model: &str, threads: Option<usize>) -> Result<Model> {
+    let path = PathBuf::from(model);
+    let options = LoadOptions { threads };
+    Model::load(&path, &options).with_context(|| format!("cannot serve {model}"))
+}
+
+/// Ends on Ctrl-C, SIGTERM, or (when asked for) the end of standard input.
+fn stop_signal(with_parent: bool) -> Result<impl Future<Output = ()>> {
+    #[cfg(unix)]
+    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+    Ok(async move {
+        let parent = async {
+            if !with_parent {
+                return std::future::pending().await;
+            }
+            let (gone, wait) = tokio::sync::oneshot::channel();
+            std::thread::spawn(move || {
+                let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
+                let _ = gone.send(());
+            });
+            let _ = wait.await;
+        };
+        #[cfg(unix)]
+        let terminated = terminate.recv();
+        #[cfg(not(unix))]
+        let terminated = std::future::pending::<()>();
+        tokio::select! {
+            _ = tokio::signal::ctrl_c() => {}
+            _ = terminated => {}
+            () = parent => {}
+        }
+    })
+}

@@ -16,3 +16,5 @@ pub const MAX_SERVER_FRAME: usize = (1 << 19) * 4 + 1024;
 pub const MAX_TEXT: usize = 1024;
 /// Tokens that the device resolved and the edge has not seen, at most, in one round.
 pub const MAX_COMMITTED: usize = 64;
+/// Path of the WebSocket on an edge.
+pub const SOCKET_PATH: &str = "/v1/ws";

@@ -1,0 +1,119 @@
+//! Figures for `/metrics`, in the Prometheus text format.
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::{Registry, Unit};
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Code {
+    code: String,
+}
+
+/// All of the edge's figures; cheap to update from any thread.
+pub struct Metrics {
+    registry: Registry,
+    /// Open connections.
+    pub connections: Gauge,
+    /// Sessions whose state is kept.
+    pub sessions: Gauge,
+    /// Bytes of KV cache in use.
+    pub kv_bytes: Gauge,
+    /// Rounds verified, plain tokens included.
+    pub rounds: Counter,
+    /// Drafted tokens received for verification.
+    pub drafted: Counter,
+    /// Drafted tokens accepted.
+    pub accepted: Counter,
+    /// Prompt tokens computed.
+    pub prefilled: Counter,
+    /// Payload bytes received.
+    pub received: Counter,
+    /// Payload bytes sent.
+    pub sent: Counter,
+    errors: Family<Code, Counter>,
+    /// Sequences computed together.
+    pub batch: Histogram,
+    /// Seconds between a draft's arrival and its forward pass.
+    pub queued: Histogram,
+    /// Seconds of a forward pass with its acceptance tests.
+    pub verified: Histogram,
+}
+
+impl Metrics {
+    /// All zero.
+    #[must_use]
+    pub fn new() -> Self {
+        let mut registry = Registry::with_prefix("tandem_edge");
+        let seconds = || Histogram::new(exponential_buckets(0.001, 2.0, 14));
+        let metrics = Self {
+            connections: Gauge::default(),
+            sessions: Gauge::default(),
+            kv_bytes: Gauge::default(),
+            rounds: Counter::default(),
+            drafted: Counter::default(),
+            accepted: Counter::default(),
+            prefilled: Counter::default(),
+            received: Counter::default(),
+            sent: Counter::default(),
+            errors: Family::default(),
+            batch: Histogram::new([1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0]),
+            queued: seconds(),
+            verified: seconds(),
+            registry: Registry::default(),
+        };
+        let m = &metrics;
+        registry.register("connections", "Open connections", m.connections.clone());
+        registry.register("sessions", "Sessions whose state is kept", m.sessions.clone());
+        registry.register_with_unit("kv_cache", "KV cache in use", Unit::Bytes, m.kv_bytes.clone());
+        registry.register("rounds", "Rounds verified, plain tokens included", m.rounds.clone());
+        registry.register("drafted_tokens", "Drafted tokens verified", m.drafted.clone());
+        registry.register("accepted_tokens", "Drafted tokens accepted", m.accepted.clone());
+        registry.register("prefilled_tokens", "Prompt tokens computed", m.prefilled.clone());
+        registry.register_with_unit(
+            "received",
+            "Payload received",
+            Unit::Bytes,
+            m.received.clone(),
+        );
+        registry.register_with_unit("sent", "Payload sent", Unit::Bytes, m.sent.clone());
+        registry.register("errors", "Errors told to devices", m.errors.clone());
+        registry.register("batch_sequences", "Sequences computed together", m.batch.clone());
+        registry.register_with_unit(
+            "queue",
+            "Arrival to forward pass",
+            Unit::Seconds,
+            m.queued.clone(),
+        );
+        registry.register_with_unit(
+            "verify",
+            "Forward pass and tests",
+            Unit::Seconds,
+            m.verified.clone(),
+        );
+        Self { registry, ..metrics }
+    }
+
+    /// Counts an error told to a device.
+    pub fn error(&self, code: tandem_protocol::ErrorCode) {
+        self.errors.get_or_create(&Code { code: format!("{code:?}") }).inc();
+    }
+
+    /// The text that Prometheus reads.
+    #[must_use]
+    pub fn text(&self) -> String {
+        let mut text = String::new();
+        // Writing to a string cannot fail.
+        let _ = encode(&mut text, &self.registry);
+        text
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}

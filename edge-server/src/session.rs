@@ -1,0 +1,318 @@
+//! One conversation's state on the edge, and the rules of its rounds. No socket, no thread.
+//!
+//! The edge counts the tokens that it knows: the prompt, then after each round the accepted drafts
+//! and, where the edge itself drew it, the token after them (outcomes *bonus* and *token*). After a
+//! *sparse*, *sampled* or *full* outcome only the device knows that token, and the next request must
+//! carry it in `committed`. `prefix_len` of a request is the number of tokens that the edge knows.
+
+use crate::peer::Peer;
+use std::time::Instant;
+use tandem_inference::{KvCache, Model};
+use tandem_protocol::{
+    Draft, ErrorCode, Failure, Open, ServerMessage, SessionId, Stream, Verdict, encode_server,
+};
+use tandem_speculation::{
+    Correction, Distribution, Randomness, Sampling, TokenId, more, process, verify,
+};
+
+/// What a session waits to have computed.
+pub(crate) enum Job {
+    /// Verify a draft.
+    Draft { round: u32, ids: Vec<TokenId>, q: Vec<f32>, arrived: Instant },
+    /// Draw plain tokens.
+    Stream { round: u32, left: u32, arrived: Instant },
+}
+
+/// The last verified round, for a repeated request and for `More`.
+struct Last {
+    round: u32,
+    /// As in the request, for recognising it when it is repeated.
+    requested: u32,
+    prefix_len: u32,
+    accepted: u8,
+    /// The verdict as it was sent.
+    bytes: Vec<u8>,
+    /// `p` at the rejected position, when the device may ask for more of it.
+    rejected: Option<Distribution>,
+}
+
+pub(crate) struct Session {
+    pub id: SessionId,
+    pub peer: Option<Peer>,
+    pub generation: u32,
+    pub cache: KvCache,
+    pub job: Option<Job>,
+    pub last_used: Instant,
+    /// The edge's knowledge of the text, as ids.
+    tokens: Vec<TokenId>,
+    /// `prefix_len` of the request that is being computed.
+    requested: u32,
+    /// The device holds the token after `tokens`.
+    awaits_residual: bool,
+    /// Tokens of the prompt that were in the cache when it was opened.
+    reused: usize,
+    sampling: Sampling,
+    randomness: Randomness,
+    last: Option<Last>,
+}
+
+/// A request that does not fit the session's state.
+pub(crate) type Refusal = (ErrorCode, String);
+
+impl Session {
+    pub(crate) fn new(id: SessionId, cache: KvCache) -> Self {
+        Self {
+            id,
+            peer: None,
+            generation: 0,
+            cache,
+            job: None,
+            last_used: Instant::now(),
+            tokens: Vec::new(),
+            requested: 0,
+            awaits_residual: false,
+            reused: 0,
+            sampling: Sampling::GREEDY,
+            randomness: Randomness::new(0),
+            last: None,
+        }
+    }
+
+    /// Starts or resumes an answer; keeps what the cache shares with the new tokens.
+    pub(crate) fn open(&mut self, open: Open, peer: Peer) {
+        let shared = self.tokens.iter().zip(&open.tokens).take_while(|(a, b)| a == b).count();
+        // The last token is left to the first round: its logits are the first that are needed.
+        self.cache.truncate(shared.min(open.tokens.len() - 1));
+        self.reused = self.cache.len();
+        self.tokens = open.tokens;
+        self.awaits_residual = false;
+        self.generation = open.generation;
+        self.sampling = open.sampling;
+        self.randomness = Randomness::new(open.seed);
+        self.peer = Some(peer);
+        self.job = None;
+        self.last = None;
+        self.last_used = Instant::now();
+    }
+
+    /// Takes a draft, or answers a repeated one with the stored verdict.
+    pub(crate) fn draft(&mut self, m: Draft, arrived: Instant) -> Result<Option<Vec<u8>>, Refusal> {
+        if let Some(bytes) = self.repeated(m.round, m.prefix_len) {
+            return Ok(Some(bytes));
+        }
+        self.begin(m.round, m.prefix_len, &m.committed, m.ids.len())?;
+        self.job = Some(Job::Draft { round: m.round, ids: m.ids, q: m.q, arrived });
+        Ok(None)
+    }
+
+    /// Takes a request for plain tokens.
+    pub(crate) fn stream(&mut self, m: Stream, arrived: Instant) -> Result<(), Refusal> {
+        self.begin(m.round, m.prefix_len, &m.committed, 0)?;
+        self.job = Some(Job::Stream { round: m.round, left: m.max_tokens, arrived });
+        Ok(())
+    }
+
+    fn repeated(&self, round: u32, prefix_len: u32) -> Option<Vec<u8>> {
+        let last = self.last.as_ref()?;
+        (last.round == round && last.requested == prefix_len).then(|| last.bytes.clone())
+    }
+
+    fn begin(
+        &mut self,
+        round: u32,
+        prefix_len: u32,
+        committed: &[TokenId],
+        drafted: usize,
+    ) -> Result<(), Refusal> {
+        let state = |text: String| Err((ErrorCode::State, text));
+        if self.job.is_some() {
+            return state(
+                "a round of this generation is still running; wait for its verdict".into(),
+            );
+        }
+        if let Some(last) = &self.last
+            && Some(round) != last.round.checked_add(1)
+        {
+            return state(format!("round {round} cannot follow round {}", last.round));
+        }
+        if prefix_len as usize != self.tokens.len() {
+            return state(format!(
+                "the prefix has {prefix_len} tokens, the edge knows {}; open the generation again",
+                self.tokens.len()
+            ));
+        }
+        if committed.len() != usize::from(self.awaits_residual) {
+            return state(format!(
+                "{} committed tokens came, {} must",
+                committed.len(),
+                usize::from(self.awaits_residual)
+            ));
+        }
+        let wanted = self.tokens.len() + committed.len() + drafted + 1;
+        if wanted > self.cache.capacity() {
+            return Err((ErrorCode::ContextFull, context_full(wanted, self.cache.capacity())));
+        }
+        self.requested = prefix_len;
+        self.tokens.extend_from_slice(committed);
+        self.awaits_residual = false;
+        self.last_used = Instant::now();
+        Ok(())
+    }
+
+    /// The answer to a device that took none of the samples.
+    pub(crate) fn more(
+        &self,
+        round: u32,
+        asked: u8,
+        vocab: usize,
+    ) -> Result<ServerMessage, Refusal> {
+        let last = self.last.as_ref().filter(|l| l.round == round);
+        let Some((last, p)) = last.and_then(|l| Some((l, l.rejected.as_ref()?))) else {
+            return Err((ErrorCode::State, format!("there are no samples of round {round}")));
+        };
+        Ok(ServerMessage::Verdict(Verdict {
+            generation: self.generation,
+            round,
+            prefix_len: last.prefix_len,
+            accepted: last.accepted,
+            correction: more(p, &self.randomness, round, u32::from(asked), vocab),
+            queued_us: 0,
+            verify_us: 0,
+        }))
+    }
+
+    /// Tokens of the prompt that must be computed before a round can be.
+    pub(crate) fn prompt_left(&self) -> &[TokenId] {
+        let end = self.tokens.len().saturating_sub(1);
+        self.tokens.get(self.cache.len()..end).unwrap_or_default()
+    }
+
+    /// Gives up computing the prompt: only what is in the cache is known.
+    pub(crate) fn abandon_prompt(&mut self) {
+        if !self.prompt_left().is_empty() {
+            self.tokens.truncate(self.cache.len());
+        }
+    }
+
+    /// The report after a piece of the prompt.
+    pub(crate) fn prefill_report(&self) -> ServerMessage {
+        let total = self.tokens.len() as u32;
+        let done = if self.prompt_left().is_empty() { total } else { self.cache.len() as u32 };
+        ServerMessage::Prefill(tandem_protocol::Prefill {
+            generation: self.generation,
+            done,
+            total,
+            cached: self.reused as u32,
+        })
+    }
+
+    /// The tokens of the waiting round's forward pass: the last known one and the drafted ones.
+    pub(crate) fn round_tokens(&self) -> Option<Vec<TokenId>> {
+        if !self.prompt_left().is_empty() {
+            return None;
+        }
+        let mut tokens = self.tokens[self.cache.len()..].to_vec();
+        if let Job::Draft { ids, .. } = self.job.as_ref()? {
+            tokens.extend_from_slice(ids);
+        }
+        Some(tokens)
+    }
+
+    /// When the waiting round's request came.
+    pub(crate) fn arrived(&self) -> Option<Instant> {
+        match self.job.as_ref()? {
+            Job::Draft { arrived, .. } | Job::Stream { arrived, .. } => Some(*arrived),
+        }
+    }
+
+    /// Finishes the waiting round; `row(i)` gives the logits after the i-th token of
+    /// [`Self::round_tokens`]. Returns the verdict, whose times the caller knows.
+    pub(crate) fn finish_round(
+        &mut self,
+        model: &Model,
+        queued_us: u32,
+        start: Instant,
+        mut row: impl FnMut(usize) -> Vec<f32>,
+    ) -> Result<(Vec<u8>, usize, usize), Refusal> {
+        let Some(job) = self.job.take() else {
+            return Err((ErrorCode::Internal, "no round was waiting".into()));
+        };
+        let (round, ids, q) = match &job {
+            Job::Draft { round, ids, q, .. } => (*round, ids.as_slice(), q.as_slice()),
+            Job::Stream { round, .. } => (*round, &[][..], &[][..]),
+        };
+        let prefix = self.tokens.len();
+        let mut history = self.tokens.clone();
+        history.extend_from_slice(ids);
+        let mut rejected = None;
+        let verdict = verify(
+            ids,
+            q,
+            |i| {
+                let p = process(&mut row(i), &self.sampling, &history[..prefix + i])?;
+                rejected = Some(p.clone());
+                Ok(p)
+            },
+            &self.randomness,
+            round,
+        )
+        .map_err(|e| (ErrorCode::Internal, e.to_string()))?;
+
+        // Rows of rejected drafts are forgotten; everything that stays was computed from the text.
+        self.cache.truncate(prefix + verdict.accepted);
+        self.tokens.extend_from_slice(&ids[..verdict.accepted]);
+        match verdict.correction {
+            Correction::Bonus(token) | Correction::Token(token) => self.tokens.push(token),
+            _ => self.awaits_residual = true,
+        }
+        let sampled = matches!(verdict.correction, Correction::Sampled(_));
+        let message = Verdict {
+            generation: self.generation,
+            round,
+            prefix_len: prefix as u32,
+            accepted: verdict.accepted as u8,
+            correction: verdict.correction,
+            queued_us,
+            verify_us: micros(start),
+        };
+        let (drafted, accepted) = (ids.len(), verdict.accepted);
+        if let Job::Stream { round, left, .. } = job {
+            let end = self.tokens.last().is_some_and(|t| model.tokenizer().is_end(*t));
+            let full = self.tokens.len() + 1 > self.cache.capacity();
+            if left > 1 && !end && !full {
+                let (round, left) = (round + 1, left - 1);
+                self.job = Some(Job::Stream { round, left, arrived: Instant::now() });
+            }
+        }
+        let bytes = encode_server(&ServerMessage::Verdict(message));
+        self.last = Some(Last {
+            round,
+            requested: self.requested,
+            prefix_len: prefix as u32,
+            accepted: accepted as u8,
+            bytes: bytes.clone(),
+            rejected: rejected.filter(|_| sampled),
+        });
+        // The next token of a stream is a request of its own that nobody has to send.
+        self.requested = self.tokens.len() as u32;
+        self.last_used = Instant::now();
+        Ok((bytes, drafted, accepted))
+    }
+
+    /// A failure of this session's generation.
+    pub(crate) fn failure(&self, (code, message): Refusal) -> ServerMessage {
+        ServerMessage::Error(Failure { generation: Some(self.generation), code, message })
+    }
+}
+
+/// The text for a context without room.
+pub(crate) fn context_full(wanted: usize, capacity: usize) -> String {
+    format!(
+        "{wanted} tokens do not fit into the edge's context of {capacity}; start a new conversation \
+         or give the edge a larger --context"
+    )
+}
+
+pub(crate) fn micros(since: Instant) -> u32 {
+    u32::try_from(since.elapsed().as_micros()).unwrap_or(u32::MAX)
+}
