@@ -1,0 +1,430 @@
+//! One answer, from the prompt's ids to the last token: the loop of rounds.
+//!
+//! The loop holds the truth (`tokens`); drafter and edge are caches of it. So a lost connection is
+//! no special case: the generation is opened again with all tokens and the same seed, the pending
+//! draft is sent again under its number, and the edge, whose randomness belongs to (seed, round,
+//! position), decides as it did or would have done.
+
+use crate::drafter::{DraftRequest, Drafted, Drafter, DrafterError};
+use crate::link::{Channel, Link, LinkState};
+use crate::record::{Finish, Gamma, Mode, RoundRecord, Totals, WhenEdgeLost};
+use std::time::{Duration, Instant};
+use tandem_inference::Detokenizer;
+use tandem_protocol::{ClientMessage, Open, SessionId};
+use tandem_speculation::{DraftLength, Randomness, Sampling, TokenId};
+use thiserror::Error;
+use tokio_util::sync::CancellationToken;
+
+/// What is asked.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// The conversation, whose KV caches are reused.
+    pub session: SessionId,
+    /// The rendered conversation as ids.
+    pub prompt: Vec<TokenId>,
+    /// How logits are processed, on both sides.
+    pub sampling: Sampling,
+    /// Seed of every random decision.
+    pub seed: u64,
+    /// Who writes.
+    pub mode: Mode,
+    /// Draft length.
+    pub gamma: Gamma,
+    /// Tokens of the answer at most.
+    pub max_tokens: usize,
+    /// What to do when the edge stays away.
+    pub when_edge_lost: WhenEdgeLost,
+    /// How long a lost edge is waited for.
+    pub patience: Duration,
+}
+
+/// What happens while an answer is written.
+#[derive(Debug)]
+pub enum Event {
+    /// The edge reads the prompt.
+    Prefill {
+        /// Tokens read.
+        done: u32,
+        /// Tokens of the prompt.
+        total: u32,
+    },
+    /// A round is finished.
+    Round {
+        /// Its figures.
+        record: RoundRecord,
+        /// Its tokens.
+        tokens: Vec<TokenId>,
+        /// Text that became complete with it.
+        text: String,
+        /// Sums so far.
+        totals: Totals,
+    },
+    /// Something that the reader should know.
+    Notice {
+        /// Whether it is about a loss.
+        warning: bool,
+        /// What, for people.
+        text: String,
+    },
+}
+
+/// How it ended.
+#[derive(Debug)]
+pub struct Answer {
+    /// Why.
+    pub finish: Finish,
+    /// All tokens of the answer, an end token included.
+    pub tokens: Vec<TokenId>,
+    /// The last text, when bytes were held back for a character that never came.
+    pub rest: String,
+    /// Sums.
+    pub totals: Totals,
+}
+
+/// Why an answer failed. What was given before stays valid.
+#[derive(Debug, Error)]
+pub enum GenerateError {
+    /// The drafter failed.
+    #[error(transparent)]
+    Drafter(#[from] DrafterError),
+    /// Tokens cannot be turned into text.
+    #[error(transparent)]
+    Model(#[from] tandem_inference::Error),
+    /// No edge, and the caller does not want the drafter alone.
+    #[error("{0}")]
+    EdgeLost(String),
+    /// The edge answered something impossible or refused.
+    #[error("the edge failed: {0}")]
+    Edge(String),
+    /// The prompt is too long.
+    #[error(
+        "the conversation has {tokens} tokens and the context {context}; start a new conversation, \
+         or shorten the message"
+    )]
+    ContextFull {
+        /// Of the prompt.
+        tokens: usize,
+        /// Room.
+        context: usize,
+    },
+    /// Nothing to answer.
+    #[error("there is nothing to answer: the prompt is empty")]
+    Empty,
+}
+
+/// Why a round did not end.
+pub(crate) enum Broken {
+    /// The connection is gone, or the edge forgot the session: open again.
+    Lost,
+    /// The edge has a passing problem; as if it were away.
+    Away(String),
+    /// No use in going on.
+    Fatal(GenerateError),
+    Cancelled,
+}
+
+impl<E: Into<GenerateError>> From<E> for Broken {
+    fn from(e: E) -> Self {
+        match e.into() {
+            GenerateError::Drafter(DrafterError::Cancelled) => Self::Cancelled,
+            e => Self::Fatal(e),
+        }
+    }
+}
+
+/// Times a session is opened again without a finished round in between.
+const REOPEN: u32 = 4;
+/// How long an edge that failed is left alone.
+const AGAIN: Duration = Duration::from_secs(5);
+
+pub(crate) struct Run<'a, F> {
+    pub drafter: &'a Drafter,
+    pub request: &'a Request,
+    pub cancel: &'a CancellationToken,
+    pub on: F,
+    pub channel: Option<Channel>,
+    pub tokens: Vec<TokenId>,
+    /// Tokens that the edge knows on the connection `opened`.
+    pub edge_known: usize,
+    pub opened: Option<u32>,
+    pub round: u32,
+    pub pending: Option<Drafted>,
+    pub length: DraftLength,
+    pub randomness: Randomness,
+    pub context: usize,
+    detokenizer: Detokenizer,
+    totals: Totals,
+    started: Instant,
+    /// The edge stays away: the drafter writes alone until it is back.
+    alone: bool,
+    /// An edge that failed is not asked again before.
+    again_at: Instant,
+}
+
+/// Writes an answer; `on` gets each event in order, the text in whole characters.
+///
+/// # Errors
+/// See [`GenerateError`]. Cancelling is no error: the answer then ends with
+/// [`Finish::Cancelled`].
+pub async fn generate<F: FnMut(Event)>(
+    drafter: &Drafter,
+    link: Option<&Link>,
+    request: &Request,
+    cancel: &CancellationToken,
+    on: F,
+) -> Result<Answer, GenerateError> {
+    if request.prompt.is_empty() {
+        return Err(GenerateError::Empty);
+    }
+    let wants_edge = request.mode != Mode::Device;
+    let max = match request.gamma {
+        Gamma::Auto => 12,
+        Gamma::Fixed(n) => n,
+    };
+    let mut run = Run {
+        drafter,
+        request,
+        cancel,
+        on,
+        channel: link.filter(|_| wants_edge).map(Link::channel),
+        tokens: request.prompt.clone(),
+        edge_known: 0,
+        opened: None,
+        round: 0,
+        pending: None,
+        length: DraftLength::new(max),
+        randomness: Randomness::new(request.seed),
+        context: drafter.context(),
+        detokenizer: drafter.model().tokenizer().detokenizer(),
+        totals: Totals::default(),
+        started: Instant::now(),
+        alone: false,
+        again_at: Instant::now(),
+    };
+    let finish = run.run().await;
+    if let (Some(channel), Some(epoch)) = (&run.channel, run.opened)
+        && !matches!(finish, Ok(Finish::Stop))
+    {
+        // The edge may be in the middle of a stream or a prompt.
+        channel.link().send(epoch, &ClientMessage::Cancel { generation: channel.generation });
+    }
+    Ok(Answer {
+        finish: finish?,
+        tokens: run.tokens.split_off(request.prompt.len()),
+        rest: run.detokenizer.finish()?,
+        totals: run.totals,
+    })
+}
+
+impl<F: FnMut(Event)> Run<'_, F> {
+    async fn run(&mut self) -> Result<Finish, GenerateError> {
+        if self.request.mode == Mode::Device {
+            self.alone = true;
+        } else if self.channel.is_none() {
+            self.edge_is_away("no edge is given")?;
+        }
+        self.check_context(self.context)?;
+        let mut reopened = 0;
+        loop {
+            if let Some(finish) = self.finished() {
+                return Ok(finish);
+            }
+            if self.cancel.is_cancelled() {
+                return Ok(Finish::Cancelled);
+            }
+            let before = self.round;
+            let result = match self.edge().await {
+                Ok(Some(epoch)) => self.with_edge(epoch).await,
+                Ok(None) => self.step_alone().await,
+                Err(broken) => Err(broken),
+            };
+            if self.round != before {
+                reopened = 0;
+            }
+            match result {
+                Ok(()) => {}
+                Err(Broken::Cancelled) => return Ok(Finish::Cancelled),
+                Err(Broken::Fatal(e)) => return Err(e),
+                Err(Broken::Away(problem)) => {
+                    self.opened = None;
+                    self.edge_is_away(&problem)?;
+                }
+                Err(Broken::Lost) => {
+                    self.opened = None;
+                    reopened += 1;
+                    if reopened > REOPEN {
+                        self.edge_is_away("the edge forgets this conversation again and again")?;
+                    }
+                }
+            }
+        }
+    }
+
+    fn finished(&self) -> Option<Finish> {
+        let answer = &self.tokens[self.request.prompt.len()..];
+        if answer.last().is_some_and(|t| self.drafter.model().tokenizer().is_end(*t)) {
+            Some(Finish::Stop)
+        } else if answer.len() >= self.request.max_tokens || self.tokens.len() >= self.context {
+            Some(Finish::Length)
+        } else {
+            None
+        }
+    }
+
+    fn check_context(&self, context: usize) -> Result<(), GenerateError> {
+        let tokens = self.request.prompt.len();
+        if tokens < context { Ok(()) } else { Err(GenerateError::ContextFull { tokens, context }) }
+    }
+
+    /// Goes on alone, if that is wanted.
+    fn edge_is_away(&mut self, problem: &str) -> Result<(), GenerateError> {
+        if self.request.when_edge_lost == WhenEdgeLost::Stop {
+            return Err(GenerateError::EdgeLost(problem.to_owned()));
+        }
+        self.alone = true;
+        self.again_at = Instant::now() + AGAIN;
+        self.pending = None;
+        let text = format!("{problem}; the small model on this device goes on alone");
+        (self.on)(Event::Notice { warning: true, text });
+        Ok(())
+    }
+
+    /// The connection to use, waiting for one if it was just lost; `None` says to go on alone.
+    async fn edge(&mut self) -> Result<Option<u32>, Broken> {
+        let Some(channel) = self.channel.as_ref() else { return Ok(None) };
+        if self.alone && Instant::now() < self.again_at {
+            return Ok(None);
+        }
+        let state = channel.link().state().borrow().clone();
+        if let LinkState::Connected { epoch, welcome } = state {
+            if self.alone && self.round > 0 {
+                let text = "the edge is back".to_owned();
+                (self.on)(Event::Notice { warning: false, text });
+            }
+            self.alone = false;
+            let context = self.drafter.context().min(welcome.max_context as usize);
+            self.check_context(context)?;
+            self.context = context;
+            return Ok(Some(epoch));
+        }
+        if self.alone {
+            return Ok(None);
+        }
+        if self.round > 0 {
+            let text = "the connection to the edge is lost; trying again".to_owned();
+            (self.on)(Event::Notice { warning: true, text });
+        }
+        let link = channel.link().clone();
+        tokio::select! {
+            () = self.cancel.cancelled() => Err(Broken::Cancelled),
+            found = link.connected(self.request.patience) => match found {
+                Ok((_, epoch)) => Ok(Some(epoch)),
+                Err(problem) => Err(Broken::Away(problem)),
+            },
+        }
+    }
+
+    /// Opens the generation if that is not done on this connection, then writes a round (or, in
+    /// the mode `edge`, all that is left).
+    async fn with_edge(&mut self, epoch: u32) -> Result<(), Broken> {
+        if self.opened != Some(epoch) {
+            let Some(channel) = self.channel.as_mut() else { return Err(Broken::Lost) };
+            channel.clear();
+            let open = Open {
+                session: self.request.session,
+                generation: channel.generation,
+                tokens: self.tokens.clone(),
+                sampling: self.request.sampling,
+                seed: self.request.seed,
+            };
+            channel.link().send(epoch, &ClientMessage::Open(open));
+            self.edge_known = self.tokens.len();
+            self.opened = Some(epoch);
+        }
+        match self.request.mode {
+            Mode::Edge => self.stream(epoch).await,
+            _ => self.speculate(epoch).await,
+        }
+    }
+
+    /// One token of the drafter.
+    async fn step_alone(&mut self) -> Result<(), Broken> {
+        let started_at = crate::now_ms();
+        let drafted = self.draft(1).await?;
+        let record = RoundRecord {
+            draft_ms: drafted.ms,
+            ..self.record("device", "drafter", "token", started_at)
+        };
+        self.commit(record, &drafted.ids)?;
+        Ok(())
+    }
+
+    /// Drafts up to `gamma` tokens after the present text.
+    pub async fn draft(&mut self, gamma: usize) -> Result<Drafted, DrafterError> {
+        let request = DraftRequest {
+            session: self.request.session,
+            tokens: self.tokens.clone(),
+            gamma,
+            sampling: self.request.sampling,
+            randomness: self.randomness.clone(),
+            round: self.round,
+        };
+        let work = self.drafter.draft(request, self.cancel);
+        tokio::select! {
+            () = self.cancel.cancelled() => Err(DrafterError::Cancelled),
+            drafted = work => drafted,
+        }
+    }
+
+    /// A record with everything at zero that is not said.
+    pub fn record(
+        &self,
+        mode: &'static str,
+        scheme: &'static str,
+        outcome: &'static str,
+        started_at: i64,
+    ) -> RoundRecord {
+        RoundRecord {
+            message: 0,
+            round: self.round,
+            mode,
+            scheme,
+            gamma: 0,
+            drafted: 0,
+            accepted: 0,
+            ignored: 0,
+            outcome,
+            draft_ms: 0.0,
+            rtt_ms: 0.0,
+            queue_ms: 0.0,
+            verify_ms: 0.0,
+            residual_ms: 0.0,
+            uplink_bytes: 0,
+            downlink_bytes: 0,
+            started_at,
+        }
+    }
+
+    /// Ends a round: its tokens, up to an end token or the wanted number, become part of the text.
+    pub fn commit(&mut self, record: RoundRecord, new: &[TokenId]) -> Result<(), GenerateError> {
+        let mut text = String::new();
+        let mut kept = Vec::with_capacity(new.len());
+        for &id in new {
+            if self.finished().is_some() {
+                break;
+            }
+            self.tokens.push(id);
+            kept.push(id);
+            if self.drafter.model().tokenizer().is_end(id) {
+                text.push_str(&self.detokenizer.finish()?);
+            } else {
+                text.push_str(&self.detokenizer.push(id)?);
+            }
+        }
+        self.round += 1;
+        self.totals.add(&record, kept.len(), self.started);
+        let totals = self.totals.clone();
+        (self.on)(Event::Round { record, tokens: kept, text, totals });
+        Ok(())
+    }
+}

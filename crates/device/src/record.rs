@@ -1,0 +1,224 @@
+//! What is asked of an answer and what is recorded about it.
+
+use serde::{Deserialize, Serialize};
+use std::str::FromStr;
+use tandem_protocol::MAX_DRAFT;
+
+/// Who writes an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// The edge with the drafter's help while it can be reached, the drafter alone otherwise.
+    Auto,
+    /// Distributed split speculative decoding.
+    Dssd,
+    /// The edge alone, token by token.
+    Edge,
+    /// The drafter alone.
+    Device,
+}
+
+impl Mode {
+    /// Its name.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Dssd => "dssd",
+            Self::Edge => "edge",
+            Self::Device => "device",
+        }
+    }
+}
+
+impl FromStr for Mode {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        [Self::Auto, Self::Dssd, Self::Edge, Self::Device]
+            .into_iter()
+            .find(|m| m.as_str() == text)
+            .ok_or_else(|| format!("`{text}` is not one of auto, dssd, edge, device"))
+    }
+}
+
+/// Draft length γ.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gamma {
+    /// From measured times and acceptance.
+    Auto,
+    /// Always this many, from 1 to [`MAX_DRAFT`].
+    Fixed(usize),
+}
+
+impl FromStr for Gamma {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.parse() {
+            _ if text == "auto" => Ok(Self::Auto),
+            Ok(n) if (1..=MAX_DRAFT).contains(&n) => Ok(Self::Fixed(n)),
+            _ => Err(format!("`{text}` is neither auto nor a number from 1 to {MAX_DRAFT}")),
+        }
+    }
+}
+
+/// What to do when the edge stays away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WhenEdgeLost {
+    /// Go on with the drafter alone, marked as such, until the edge is back.
+    Continue,
+    /// Stop the answer with an error.
+    Stop,
+}
+
+impl FromStr for WhenEdgeLost {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "continue" => Ok(Self::Continue),
+            "stop" => Ok(Self::Stop),
+            _ => Err(format!("`{text}` is neither continue nor stop")),
+        }
+    }
+}
+
+/// Why an answer ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Finish {
+    /// The model said that it is done.
+    Stop,
+    /// The wanted number of tokens is reached, or the context is full.
+    Length,
+    /// Somebody stopped it.
+    Cancelled,
+}
+
+impl Finish {
+    /// Its name.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Stop => "stop",
+            Self::Length => "length",
+            Self::Cancelled => "cancelled",
+        }
+    }
+}
+
+/// One round, as it is stored and printed. A round gives `accepted` tokens and one more.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct RoundRecord {
+    /// Row of the message; 0 where nothing is stored.
+    pub message: i64,
+    /// Number within the answer, from 0.
+    pub round: u32,
+    /// `dssd`, `edge` or `device`.
+    pub mode: &'static str,
+    /// How tokens were chosen: `dssd`, `stream` (plain steps of the edge), `drafter`.
+    pub scheme: &'static str,
+    /// Draft length that was wanted; 0 without drafting.
+    pub gamma: u32,
+    /// Tokens that were drafted and sent.
+    pub drafted: u32,
+    /// Drafted tokens that were accepted.
+    pub accepted: u32,
+    /// Drafted tokens behind the first rejection: their acceptance was never tested.
+    pub ignored: u32,
+    /// Form of the correction: `bonus`, `token`, `sparse`, `sampled`, `full`.
+    pub outcome: &'static str,
+    /// Drafting, in milliseconds.
+    pub draft_ms: f64,
+    /// From sending to receiving; within a stream, from the token before.
+    pub rtt_ms: f64,
+    /// Waiting on the edge, by its own clock.
+    pub queue_ms: f64,
+    /// Verifying on the edge, by its own clock.
+    pub verify_ms: f64,
+    /// From the verdict to the token that follows the accepted ones, further samples included.
+    pub residual_ms: f64,
+    /// Payload of the frames sent in this round.
+    pub uplink_bytes: u64,
+    /// Payload of the frames received in this round.
+    pub downlink_bytes: u64,
+    /// Milliseconds since the epoch.
+    pub started_at: i64,
+}
+
+/// Sums over an answer's rounds.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Totals {
+    /// Tokens of the answer.
+    pub tokens: u64,
+    /// Drafted tokens.
+    pub drafted: u64,
+    /// Accepted ones.
+    pub accepted: u64,
+    /// Time to the first token, in milliseconds.
+    pub ttft_ms: Option<f64>,
+    /// Tokens per second after the first round.
+    pub tokens_per_s: Option<f64>,
+    /// Payload of all frames sent for rounds.
+    pub uplink_bytes: u64,
+    /// Payload of all frames received for rounds.
+    pub downlink_bytes: u64,
+    /// Drafted tokens that were never tested.
+    #[serde(skip)]
+    pub ignored: u64,
+    /// How many rounds there were.
+    #[serde(skip)]
+    pub rounds: u64,
+    /// Rounds of each mode: `dssd`, `edge`, `device`.
+    #[serde(skip)]
+    modes: [u64; 3],
+    /// Tokens of the first round, and seconds since it.
+    #[serde(skip)]
+    first: Option<(u64, std::time::Instant)>,
+}
+
+impl Totals {
+    /// Adds a round that gave `tokens` tokens; `started` is when the answer was asked for.
+    pub fn add(&mut self, record: &RoundRecord, tokens: usize, started: std::time::Instant) {
+        self.rounds += 1;
+        self.tokens += tokens as u64;
+        self.drafted += u64::from(record.drafted);
+        self.accepted += u64::from(record.accepted);
+        self.ignored += u64::from(record.ignored);
+        self.uplink_bytes += record.uplink_bytes;
+        self.downlink_bytes += record.downlink_bytes;
+        let mode = ["dssd", "edge", "device"].iter().position(|m| *m == record.mode);
+        self.modes[mode.unwrap_or(0)] += 1;
+        match self.first {
+            None => {
+                self.first = Some((self.tokens, std::time::Instant::now()));
+                self.ttft_ms = Some(started.elapsed().as_secs_f64() * 1e3);
+            }
+            Some((first, since)) => {
+                let seconds = since.elapsed().as_secs_f64();
+                let more = (self.tokens - first) as f64;
+                self.tokens_per_s = (seconds > 0.0).then(|| more / seconds);
+            }
+        }
+    }
+
+    /// Accepted among the drafted tokens that were tested.
+    #[must_use]
+    pub fn acceptance(&self) -> Option<f64> {
+        let tested = self.drafted - self.ignored;
+        (tested > 0).then(|| self.accepted as f64 / tested as f64)
+    }
+
+    /// Who wrote it: one of the modes, or `mixed`.
+    #[must_use]
+    pub fn mode(&self) -> Option<&'static str> {
+        let used: Vec<usize> = (0..3).filter(|&i| self.modes[i] > 0).collect();
+        match used[..] {
+            [] => None,
+            [one] => Some(["dssd", "edge", "device"][one]),
+            _ => Some("mixed"),
+        }
+    }
+}

@@ -1,0 +1,226 @@
+//! The rounds that need the edge.
+
+use crate::drafter::Drafted;
+use crate::generate::{Broken, Event, GenerateError, Run};
+use crate::link::Incoming;
+use crate::record::{Gamma, RoundRecord};
+use std::time::Instant;
+use tandem_protocol::{ClientMessage, Draft, ErrorCode, More, ServerMessage, Stream, Verdict};
+use tandem_speculation::{Correction, Resolution, Resolver, RoundTimes, TokenId};
+
+/// A verdict and what it took.
+struct Received {
+    verdict: Verdict,
+    bytes: usize,
+    at: Instant,
+}
+
+fn impossible(text: impl Into<String>) -> Broken {
+    Broken::Fatal(GenerateError::Edge(text.into()))
+}
+
+fn ms(from: Instant, to: Instant) -> f64 {
+    to.saturating_duration_since(from).as_secs_f64() * 1e3
+}
+
+impl<F: FnMut(Event)> Run<'_, F> {
+    /// One round of DSSD: draft, send, receive, resolve.
+    pub(crate) async fn speculate(&mut self, epoch: u32) -> Result<(), Broken> {
+        let started_at = crate::now_ms();
+        let wanted = match self.request.gamma {
+            Gamma::Fixed(n) => n,
+            Gamma::Auto => self.length.next(),
+        };
+        // The last token needs no draft: a round gives one more than it drafts.
+        let left = self.request.max_tokens + self.request.prompt.len() - self.tokens.len();
+        let room = self.context - self.tokens.len();
+        let gamma = wanted.min(left - 1).min(room - 1);
+        let drafted = match self.pending.take() {
+            // Sent before the connection was lost: its verdict may already be decided.
+            Some(drafted) => drafted,
+            None if gamma == 0 => Drafted::default(),
+            None => self.draft(gamma).await?,
+        };
+        let prefix = self.tokens.len();
+        let result = self.verify(epoch, &drafted).await;
+        let (mut record, mut new, rest) = match result {
+            Ok(done) => done,
+            Err(broken) => {
+                self.pending = Some(drafted);
+                return Err(broken);
+            }
+        };
+        record.gamma = wanted as u32;
+        record.draft_ms = drafted.ms;
+        record.started_at = started_at;
+        let accepted = record.accepted as usize;
+        // What the edge knows: the token after the accepted ones only if the edge drew it.
+        let own = matches!(record.outcome, "bonus" | "token");
+        self.edge_known = prefix + accepted + usize::from(own);
+        let times = RoundTimes {
+            draft_ms: drafted.ms,
+            // The first round also waits for the prompt, which is no cost of drafting.
+            round_trip_ms: record.rtt_ms - if self.round == 0 { record.queue_ms } else { 0.0 },
+            verify_ms: record.verify_ms,
+        };
+        self.length.record(drafted.ids.len(), accepted, times);
+        new.push(rest);
+        self.commit(record, &new)?;
+        Ok(())
+    }
+
+    /// Sends a draft and finishes its round: the record, the accepted tokens, the token after them.
+    async fn verify(
+        &mut self,
+        epoch: u32,
+        drafted: &Drafted,
+    ) -> Result<(RoundRecord, Vec<TokenId>, TokenId), Broken> {
+        let Some(channel) = self.channel.as_ref() else { return Err(Broken::Lost) };
+        let (generation, link) = (channel.generation, channel.link().clone());
+        let message = ClientMessage::Draft(Draft {
+            generation,
+            round: self.round,
+            prefix_len: self.edge_known as u32,
+            committed: self.tokens[self.edge_known..].to_vec(),
+            ids: drafted.ids.clone(),
+            q: drafted.scalars(),
+        });
+        let mut sent = Instant::now();
+        let mut uplink = link.send(epoch, &message);
+        let first = self.verdict().await?;
+        let (mut downlink, arrived) = (first.bytes, first.at);
+        let rtt_ms = ms(sent, arrived);
+        let accepted = usize::from(first.verdict.accepted);
+        if accepted > drafted.ids.len() {
+            return Err(impossible("it accepted more than was drafted"));
+        }
+        let q = drafted.q.get(accepted);
+        let randomness = self.randomness.clone();
+        let vocab = self.drafter.model().info().vocab;
+        let mut resolver = Resolver::new(q, &randomness, self.round, vocab);
+        let mut correction = first.verdict.correction;
+        let mut asked = 0;
+        let (token, outcome) = loop {
+            let outcome = correction.outcome();
+            match resolver.resolve(correction).map_err(|e| impossible(e.to_string()))? {
+                Resolution::Token(token) => break (token, outcome),
+                Resolution::NeedMore => {}
+            }
+            asked += 1;
+            let more = More { generation, round: self.round, asked };
+            sent = Instant::now();
+            uplink += link.send(epoch, &ClientMessage::More(more));
+            let next = self.verdict().await?;
+            tracing::trace!("more samples took {} ms", ms(sent, next.at));
+            downlink += next.bytes;
+            let fits = matches!(next.verdict.correction, Correction::Sampled(_) if asked < 2)
+                || matches!(next.verdict.correction, Correction::Full(_));
+            if asked > 2 || !fits || usize::from(next.verdict.accepted) != accepted {
+                return Err(impossible(
+                    "it answered a request for more samples with something else",
+                ));
+            }
+            correction = next.verdict.correction;
+        };
+        let tested = accepted + usize::from(accepted < drafted.ids.len());
+        let record = RoundRecord {
+            drafted: drafted.ids.len() as u32,
+            accepted: accepted as u32,
+            ignored: (drafted.ids.len() - tested) as u32,
+            rtt_ms,
+            queue_ms: f64::from(first.verdict.queued_us) / 1e3,
+            verify_ms: f64::from(first.verdict.verify_us) / 1e3,
+            residual_ms: ms(arrived, Instant::now()),
+            uplink_bytes: uplink as u64,
+            downlink_bytes: downlink as u64,
+            ..self.record("dssd", "dssd", outcome.as_str(), 0)
+        };
+        Ok((record, drafted.ids[..accepted].to_vec(), token))
+    }
+
+    /// Plain tokens of the edge, as many as are left.
+    pub(crate) async fn stream(&mut self, epoch: u32) -> Result<(), Broken> {
+        let Some(channel) = self.channel.as_ref() else { return Err(Broken::Lost) };
+        let left = self.request.max_tokens + self.request.prompt.len() - self.tokens.len();
+        let room = self.context - self.tokens.len();
+        let mut expected = left.min(room);
+        let message = ClientMessage::Stream(Stream {
+            generation: channel.generation,
+            round: self.round,
+            prefix_len: self.edge_known as u32,
+            committed: self.tokens[self.edge_known..].to_vec(),
+            max_tokens: expected as u32,
+        });
+        let mut since = Instant::now();
+        let mut uplink = channel.link().send(epoch, &message);
+        while expected > 0 {
+            let started_at = crate::now_ms();
+            let Received { verdict, bytes, at } = self.verdict().await?;
+            let vocab = self.drafter.model().info().vocab;
+            let token = match verdict.correction {
+                Correction::Bonus(token) if token.index() < vocab && verdict.accepted == 0 => token,
+                _ => return Err(impossible("a stream has one token of the vocabulary a round")),
+            };
+            let record = RoundRecord {
+                rtt_ms: ms(since, at),
+                queue_ms: f64::from(verdict.queued_us) / 1e3,
+                verify_ms: f64::from(verdict.verify_us) / 1e3,
+                uplink_bytes: std::mem::take(&mut uplink) as u64,
+                downlink_bytes: bytes as u64,
+                ..self.record("edge", "stream", "bonus", started_at)
+            };
+            since = at;
+            expected -= 1;
+            self.commit(record, &[token])?;
+            self.edge_known = self.tokens.len();
+            if self.drafter.model().tokenizer().is_end(token) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// The verdict of the present round.
+    async fn verdict(&mut self) -> Result<Received, Broken> {
+        let Some(channel) = self.channel.as_mut() else { return Err(Broken::Lost) };
+        let before = self.tokens.len() as u32;
+        loop {
+            let incoming = tokio::select! {
+                () = self.cancel.cancelled() => return Err(Broken::Cancelled),
+                incoming = channel.next() => incoming,
+            };
+            match incoming {
+                Incoming::Lost => return Err(Broken::Lost),
+                Incoming::Message { message: ServerMessage::Prefill(p), .. } => {
+                    if self.round == 0 {
+                        (self.on)(Event::Prefill { done: p.done, total: p.total });
+                    }
+                }
+                Incoming::Message { message: ServerMessage::Verdict(verdict), bytes, at } => {
+                    // Bound to its round: a late answer to an older request is not for us.
+                    if verdict.round == self.round && verdict.prefix_len == before {
+                        return Ok(Received { verdict, bytes, at });
+                    }
+                    if verdict.round >= self.round {
+                        return Err(impossible("its verdict is about another text"));
+                    }
+                }
+                Incoming::Message { message: ServerMessage::Error(failure), .. } => {
+                    if failure.code == ErrorCode::ShuttingDown {
+                        // The connection closes in a moment, and then the edge is waited for.
+                        continue;
+                    }
+                    return Err(match failure.code {
+                        ErrorCode::State => {
+                            tracing::debug!("the edge wants a new start: {}", failure.message);
+                            Broken::Lost
+                        }
+                        ErrorCode::Busy | ErrorCode::Internal => Broken::Away(failure.message),
+                        _ => impossible(failure.message),
+                    });
+                }
+                Incoming::Message { .. } => {}
+            }
+        }
+    }
+}
