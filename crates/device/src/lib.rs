@@ -9,6 +9,7 @@ mod generate;
 mod link;
 mod record;
 mod rounds;
+pub mod store;
 
 pub use address::{AddressError, EdgeAddress};
 pub use drafter::{DraftRequest, Drafted, Drafter, DrafterError};
