@@ -3,7 +3,6 @@
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tandem_edge::{Config, Edge, Limits};
@@ -109,7 +108,7 @@ fn announce(line: &str) {
 }
 
 fn load(model: &str, threads: Option<usize>) -> Result<Model> {
-    let path = PathBuf::from(model);
+    let path = tandem_inference::store::Store::open_default()?.resolve(model)?;
     let options = LoadOptions { threads };
     Model::load(&path, &options).with_context(|| format!("cannot serve {model}"))
 }
