@@ -1,0 +1,238 @@
+//! Two small models, and whole rounds of each scheme between them: right, and wrong in ways that a
+//! statistical test must notice.
+
+use tandem_speculation::{
+    Correction, Distribution, Outcome, Purpose, Randomness, Resolution, Resolver, Sampling,
+    TokenId, Verdict, accepts, dsd_verify, greedy_verify, more, process, verify,
+};
+
+/// Two first-order Markov models over one vocabulary: row `t` is what follows token `t`.
+pub struct Pair {
+    pub p: Vec<Distribution>,
+    pub q: Vec<Distribution>,
+    /// q as it would be without the drafter's own sampling parameters: what a careless device
+    /// sends.
+    pub unprocessed: Vec<Distribution>,
+}
+
+impl Pair {
+    /// Models whose logits differ by `apart` times a random number.
+    pub fn new(vocab: usize, apart: f32, verifier: Sampling, drafter: Sampling) -> Self {
+        let random = Randomness::new(2024);
+        let number = |model: u32, row: usize, id: usize| {
+            random.uniform(Purpose::Draft, model, (row * vocab + id) as u32) as f32 * 2.0 - 1.0
+        };
+        let row = |apart: f32, row: usize, sampling: &Sampling| {
+            let mut logits: Vec<f32> = (0..vocab)
+                .map(|id| 2.0 * number(0, row, id) + apart * number(1, row, id))
+                .collect();
+            process(&mut logits, sampling, &[]).expect("finite logits")
+        };
+        let all = |apart: f32, sampling: Sampling| {
+            (0..vocab).map(|i| row(apart, i, &sampling)).collect::<Vec<_>>()
+        };
+        let plain = Sampling { temperature: 1.0, ..Sampling::GREEDY };
+        Self { p: all(0.0, verifier), q: all(apart, drafter), unprocessed: all(apart, plain) }
+    }
+
+    pub fn vocab(&self) -> usize {
+        self.p.len()
+    }
+
+    /// The probability that the verifier alone gives to each text of `length` tokens after token
+    /// 0, texts counted like numbers in base `vocab`.
+    pub fn texts(&self, length: usize) -> Vec<f64> {
+        let mut texts = vec![(0, 1.0)];
+        for _ in 0..length {
+            texts = texts
+                .iter()
+                .flat_map(|&(last, mass): &(usize, f64)| {
+                    let row = &self.p[last];
+                    let total: f64 = row.support().map(|e| f64::from(e.1)).sum();
+                    (0..self.vocab()).map(move |id| {
+                        (id, mass * f64::from(row.probability(TokenId(id as u32))) / total)
+                    })
+                })
+                .collect();
+        }
+        texts.into_iter().map(|t| t.1).collect()
+    }
+}
+
+/// Who sends what.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Scheme {
+    /// DSSD with the smallest exact answer.
+    Split,
+    /// DSSD where each rejection is answered with the whole vector, as the paper does.
+    SplitFull,
+    /// Full q uplink.
+    Dsd,
+    /// The edge draws its own tokens and compares.
+    Greedy,
+}
+
+/// What is wrong with a round.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Fault {
+    None,
+    /// Nothing wrong: verdicts are lost and drafts sent again, which must change nothing.
+    Resent,
+    /// Every draft is accepted.
+    AlwaysAccept,
+    /// Accepted with `min(1, q/p)`.
+    SwappedRatio,
+    /// The q that is sent is not the one that was sampled from.
+    WrongQ,
+    /// The residual is `norm(max(0, q - p))`.
+    ResidualSign,
+    /// A rejected draft is replaced by a token of p.
+    NoResidual,
+    /// A rejected draft is sent again and verified with fresh random numbers, three times at most.
+    Redrawn,
+    /// The first of the samples is taken without a test.
+    FirstSample,
+}
+
+/// How often each form of answer finished a round.
+#[derive(Default, Debug)]
+pub struct Tally {
+    pub rounds: u64,
+    pub bonus: u64,
+    pub token: u64,
+    pub sparse: u64,
+    pub sampled: u64,
+    pub full: u64,
+}
+
+impl Tally {
+    fn count(&mut self, outcome: Outcome) {
+        self.rounds += 1;
+        *match outcome {
+            Outcome::Bonus => &mut self.bonus,
+            Outcome::Token => &mut self.token,
+            Outcome::Sparse => &mut self.sparse,
+            Outcome::Sampled => &mut self.sampled,
+            Outcome::Full => &mut self.full,
+        } += 1;
+    }
+}
+
+/// One generation of at least `length` tokens after token 0, drafted `gamma` at a time. Device and
+/// edge share a seed here, the worst case for the independence of their decisions.
+pub fn generate(
+    pair: &Pair,
+    (scheme, fault): (Scheme, Fault),
+    gamma: usize,
+    length: usize,
+    seed: u64,
+    tally: &mut Tally,
+) -> Vec<TokenId> {
+    let random = Randomness::new(seed);
+    let mut text = vec![TokenId(0)];
+    for round in 0.. {
+        if text.len() > length {
+            break;
+        }
+        let mut rows = vec![text[text.len() - 1].index()];
+        for i in 0..gamma {
+            let u = random.uniform(Purpose::Draft, round, i as u32);
+            rows.push(pair.q[rows[i]].sample(u).index());
+        }
+        let ids: Vec<TokenId> = rows[1..].iter().map(|&t| TokenId(t as u32)).collect();
+        let verdict = answer(pair, (scheme, fault), &rows, &ids, &random, round);
+        let accepted = verdict.accepted;
+        let (p, q) = (&pair.p[rows[accepted]], &pair.q[rows[accepted]]);
+        let u = random.uniform(Purpose::Residual, round, 999);
+        let rejected = accepted < gamma;
+        let (next, outcome) = match (fault, verdict.correction) {
+            (Fault::ResidualSign, c) if rejected => (q.sample_residual(p, u), c.outcome()),
+            (Fault::NoResidual, c) if rejected => (p.sample(u), c.outcome()),
+            (Fault::FirstSample, Correction::Sampled(s)) => (s[0].0, Outcome::Sampled),
+            (_, c) => resolve(p, rejected.then_some(q), c, &random, round, pair.vocab()),
+        };
+        tally.count(outcome);
+        text.extend(&ids[..accepted]);
+        text.push(next);
+    }
+    text.remove(0);
+    text
+}
+
+/// The device's part, asking for more as long as it must.
+pub fn resolve(
+    p: &Distribution,
+    q: Option<&Distribution>,
+    mut correction: Correction,
+    random: &Randomness,
+    round: u32,
+    vocab: usize,
+) -> (TokenId, Outcome) {
+    let mut resolver = Resolver::new(q, random, round, vocab);
+    for asked in 1.. {
+        let outcome = correction.outcome();
+        match resolver.resolve(correction).expect("the answer fits") {
+            Resolution::Token(token) => return (token, outcome),
+            Resolution::NeedMore => correction = more(p, random, round, asked, vocab),
+        }
+    }
+    unreachable!("the whole vector leaves nothing to ask for")
+}
+
+/// The edge's part; `rows[i]` is the context of the i-th draft, the last one that after them.
+fn answer(
+    pair: &Pair,
+    (scheme, fault): (Scheme, Fault),
+    rows: &[usize],
+    ids: &[TokenId],
+    random: &Randomness,
+    round: u32,
+) -> Verdict {
+    let gamma = ids.len();
+    let p: Vec<Distribution> = rows.iter().map(|&r| pair.p[r].clone()).collect();
+    let sent = if fault == Fault::WrongQ { &pair.unprocessed } else { &pair.q };
+    let q: Vec<Distribution> = rows[..gamma].iter().map(|&r| sent[r].clone()).collect();
+    let scalars: Vec<f32> = q.iter().zip(ids).map(|(q, &x)| q.probability(x)).collect();
+    let full = |i: usize| more(&p[i], random, round, 2, pair.vocab());
+    let verify_with = |random: &Randomness, round| match scheme {
+        Scheme::Dsd => dsd_verify(ids, &q, &p, random, round),
+        Scheme::Greedy => greedy_verify(ids, &p, random, round),
+        Scheme::Split | Scheme::SplitFull => {
+            let mut v = verify(ids, &scalars, |i| Ok(p[i].clone()), random, round)
+                .expect("scalars are in range");
+            if scheme == Scheme::SplitFull && v.accepted < gamma {
+                v.correction = full(v.accepted);
+            }
+            v
+        }
+    };
+    let bonus = || Correction::Bonus(p[gamma].sample(random.uniform(Purpose::Bonus, round, 0)));
+    match fault {
+        Fault::AlwaysAccept => Verdict { accepted: gamma, correction: bonus() },
+        Fault::SwappedRatio => {
+            let passes = |&i: &usize| {
+                let u = random.uniform(Purpose::Accept, round, i as u32);
+                accepts(u, scalars[i], p[i].probability(ids[i]))
+            };
+            let accepted = (0..gamma).take_while(passes).count();
+            let correction = if accepted < gamma { full(accepted) } else { bonus() };
+            Verdict { accepted, correction }
+        }
+        Fault::Resent => {
+            let first = verify_with(random, round);
+            assert_eq!(first, verify_with(random, round), "a resend changed the verdict");
+            first
+        }
+        Fault::Redrawn => {
+            let mut v = verify_with(random, round);
+            for again in 1..=3 {
+                if v.accepted == gamma {
+                    break;
+                }
+                v = verify_with(random, round + 1000 * again);
+            }
+            v
+        }
+        _ => verify_with(random, round),
+    }
+}

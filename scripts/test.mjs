@@ -1,0 +1,64 @@
+// `npm test`: everything, on a clean clone. Goes on after a failed step and counts at the end.
+import { readFileSync } from 'node:fs';
+import path from 'node:path';
+import {
+  DRAFTER,
+  VERIFIER,
+  checkToolchain,
+  models,
+  must,
+  npmPackages,
+  root,
+  run,
+  say,
+  systemPackages,
+} from './lib/system.mjs';
+
+let passed = 0;
+let failed = 0;
+
+/** Runs a step; `count` reads [passed, failed] tests from its output, otherwise the step is one. */
+async function step(name, command, args, count) {
+  const start = Date.now();
+  say(`--- ${name}`);
+  const { code, output } = await run(command, args, { capture: true });
+  const [good, bad] = count?.(output) ?? [0, 0];
+  passed += good + (good + bad === 0 && code === 0 ? 1 : 0);
+  failed += bad + (bad === 0 && code !== 0 ? 1 : 0);
+  const seconds = ((Date.now() - start) / 1000).toFixed(0);
+  say(`${code === 0 ? 'ok' : 'FAILED'}: ${name} (${seconds} s)`);
+}
+
+const sum = (output, pattern) =>
+  [...output.matchAll(pattern)].reduce((n, match) => n + Number(match[1]), 0);
+const cargoTests = (output) => [
+  sum(output, /test result: \w+\. (\d+) passed/g),
+  sum(output, /test result: \w+\. \d+ passed; (\d+) failed/g),
+];
+const colour = new RegExp(String.fromCharCode(27) + '\\[[0-9;]*m', 'g');
+const vitest = (output) => {
+  const plain = output.replace(colour, '');
+  return [
+    sum(plain, /^\s*Tests\s+.*?(\d+) passed/gm),
+    sum(plain, /^\s*Tests\s+(\d+) failed/gm),
+  ];
+};
+
+checkToolchain();
+await systemPackages(['libwebkit2gtk-4.1-dev', 'webkit2gtk-driver', 'xvfb']);
+await npmPackages();
+say('building (the first time takes some minutes)');
+await must('cargo', ['build', '--release', '--locked', '-p', 'tandem-cli', '-p', 'tandem-edge']);
+await models([DRAFTER, VERIFIER, 'smollm2-135m-instruct-q4_1']);
+
+const { scripts } = JSON.parse(readFileSync(path.join(root, 'ui', 'package.json'), 'utf8'));
+await step('rust: format', 'cargo', ['fmt', '--all', '--check']);
+for (const name of ['check', 'lint', 'test', 'build'].filter((name) => scripts[name])) {
+  await step(`ui: ${name}`, 'npm', ['run', name, '-w', 'ui'], name === 'test' ? vitest : undefined);
+}
+await step('rust: clippy', 'cargo', [
+  'clippy', '--release', '--locked', '--workspace', '--all-targets', '--', '-D', 'warnings',
+]);
+await step('rust: tests', 'cargo', ['test', '--release', '--locked', '--no-fail-fast'], cargoTests);
+say(`${passed} passed, ${failed} failed`);
+process.exitCode = failed === 0 ? 0 : 1;
