@@ -1,0 +1,166 @@
+//! Whole rounds of every scheme between two small Markov models: what comes out is distributed as
+//! the verifier alone would have it. All seeds are fixed, so each test either always passes or
+//! always fails; each has negative controls that the same statistic must reject.
+
+mod misses;
+mod scheme;
+mod statistics;
+
+use scheme::{Fault, Pair, Scheme, Tally, generate};
+use statistics::{chi_square, distance, homogeneity};
+use tandem_speculation::{Sampling, TokenId};
+
+/// A deviate that chance exceeds once in 30,000 times.
+const AGREES: f64 = 4.0;
+/// One that chance never reaches.
+const DIFFERS: f64 = 10.0;
+const VOCAB: usize = 6;
+/// Length of the texts whose frequencies are compared.
+const LENGTH: usize = 3;
+const TRIALS: u64 = 40_000;
+
+const WARM: Sampling = Sampling { temperature: 0.7, ..Sampling::GREEDY };
+const NARROW: Sampling = Sampling { top_k: 4, top_p: 0.9, ..WARM };
+
+/// Every way to finish a round, with models that lead to it.
+fn cases() -> [(&'static str, Scheme, Pair); 6] {
+    let pair = |verifier, drafter| Pair::new(VOCAB, 1.5, verifier, drafter);
+    [
+        ("token", Scheme::Split, pair(WARM, Sampling::GREEDY)),
+        ("sparse", Scheme::Split, pair(NARROW, NARROW)),
+        ("sampled", Scheme::Split, pair(WARM, WARM)),
+        ("full", Scheme::SplitFull, pair(WARM, WARM)),
+        ("DSD", Scheme::Dsd, pair(WARM, WARM)),
+        ("greedy", Scheme::Greedy, pair(WARM, WARM)),
+    ]
+}
+
+/// How often each text came, texts counted like numbers in base `VOCAB`.
+fn count(
+    pair: &Pair,
+    how: (Scheme, Fault),
+    gamma: usize,
+    trials: std::ops::Range<u64>,
+) -> (Vec<u64>, Tally) {
+    let mut counts = vec![0; VOCAB.pow(LENGTH as u32)];
+    let mut tally = Tally::default();
+    for seed in trials {
+        let text = generate(pair, how, gamma, LENGTH, seed, &mut tally);
+        counts[text[..LENGTH].iter().fold(0, |cell, t| cell * VOCAB + t.index())] += 1;
+    }
+    (counts, tally)
+}
+
+#[test]
+fn texts_are_distributed_as_the_verifier_alone_would_have_them() {
+    for (name, scheme, pair) in cases() {
+        for gamma in [0, 1, 2, 4] {
+            let (counts, tally) = count(&pair, (scheme, Fault::None), gamma, 0..TRIALS);
+            let z = chi_square(&counts, &pair.texts(LENGTH));
+            println!("{name:8} γ {gamma}: {z:6.2}  {tally:?}");
+            assert!(z < AGREES, "{name}, γ {gamma}: {z}");
+            let finished = match name {
+                "sparse" => tally.sparse,
+                "sampled" => tally.sampled,
+                "full" => tally.full,
+                _ => tally.token,
+            };
+            assert_eq!(gamma > 0, finished > 1000, "{name} was not tried: {tally:?}");
+        }
+    }
+}
+
+#[test]
+fn drafts_that_are_sent_again_change_nothing() {
+    for (name, scheme, pair) in cases() {
+        let (once, _) = count(&pair, (scheme, Fault::None), 3, 0..2000);
+        let (twice, _) = count(&pair, (scheme, Fault::Resent), 3, 0..2000);
+        assert_eq!(once, twice, "{name}");
+    }
+}
+
+/// The negative controls: the statistic that right rounds pass rejects each of these.
+#[test]
+fn wrong_rounds_are_noticed() {
+    use Fault::*;
+    for (name, scheme, pair) in cases() {
+        for fault in
+            [AlwaysAccept, SwappedRatio, WrongQ, ResidualSign, NoResidual, Redrawn, FirstSample]
+        {
+            // No q is sent for greedy drafting, and only one form has samples.
+            if (fault == WrongQ && scheme == Scheme::Greedy)
+                || (fault == FirstSample && name != "sampled")
+            {
+                continue;
+            }
+            let (counts, t) = count(&pair, (scheme, fault), 3, 0..TRIALS);
+            let z = chi_square(&counts, &pair.texts(LENGTH));
+            println!("{name:8} {fault:?}: {z:.3} {t:?}");
+            assert!(z > DIFFERS, "{name} with {fault:?} passed: {z}");
+        }
+    }
+}
+
+#[test]
+fn every_form_gives_the_same_texts_as_the_full_vector() {
+    let [token, sparse, sampled, ..] = cases();
+    for (name, _, pair) in [token, sparse, sampled] {
+        let (chosen, _) = count(&pair, (Scheme::Split, Fault::None), 3, 0..TRIALS);
+        // Other seeds: with the same ones the two would differ less than chance allows.
+        let others = TRIALS..2 * TRIALS;
+        let (full, tally) = count(&pair, (Scheme::SplitFull, Fault::None), 3, others.clone());
+        assert!(tally.full > 1000);
+        let z = homogeneity(&chosen, &full);
+        assert!(z < AGREES, "{name}: {z}");
+        let (wrong, _) = count(&pair, (Scheme::Split, Fault::NoResidual), 3, others);
+        let z = homogeneity(&wrong, &full);
+        assert!(z > DIFFERS, "{name}: p in place of the residual passed: {z}");
+    }
+}
+
+#[test]
+fn the_distance_shrinks_to_the_target_and_to_nothing_else() {
+    let [_, _, (_, scheme, pair), ..] = cases();
+    let target = pair.texts(LENGTH);
+    // Other verifiers: the texts of the drafter, and of a pair with other sampling.
+    let drafter = Pair { p: pair.q.clone(), q: pair.q.clone(), unprocessed: Vec::new() };
+    let cold = Pair::new(VOCAB, 1.5, Sampling { temperature: 0.4, ..WARM }, WARM);
+    let others = [drafter.texts(LENGTH), cold.texts(LENGTH)];
+    let mut last = f64::INFINITY;
+    for n in [500, 4000, 32_000, 256_000] {
+        let (counts, _) = count(&pair, (scheme, Fault::None), 3, 0..n);
+        let d = distance(&counts, &target);
+        println!("n {n}: {d:.4} to the target");
+        // Eight times as many texts: the distance should fall by √8 = 2.8.
+        assert!(d < last / 2.0, "n {n}: {d} after {last}");
+        last = d;
+        for other in &others {
+            let limit: f64 =
+                target.iter().zip(other).map(|(t, o)| (t - o).abs()).sum::<f64>() / 2.0;
+            assert!(distance(&counts, other) > 0.9 * limit, "n {n}");
+        }
+    }
+    assert!(last < 0.01, "{last}");
+}
+
+#[test]
+fn at_temperature_zero_every_draft_length_gives_the_same_text() {
+    for (name, scheme, drafter) in [
+        ("split", Scheme::Split, WARM),
+        ("split, greedy drafts", Scheme::Split, Sampling::GREEDY),
+        ("full", Scheme::SplitFull, WARM),
+        ("DSD", Scheme::Dsd, WARM),
+        ("greedy", Scheme::Greedy, Sampling::GREEDY),
+    ] {
+        let pair = Pair::new(40, 1.5, Sampling::GREEDY, drafter);
+        let mut alone = vec![TokenId(0)];
+        for i in 0..64 {
+            alone.push(pair.p[alone[i].index()].sample(0.5));
+        }
+        for gamma in 0..=16 {
+            let how = (scheme, Fault::None);
+            let text = generate(&pair, how, gamma, 64, 7, &mut Tally::default());
+            assert_eq!(text[..64], alone[1..], "{name}, γ {gamma}");
+        }
+    }
+}

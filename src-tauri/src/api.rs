@@ -1,0 +1,159 @@
+//! What crosses the border to the window; `ui/src/lib/api.ts` is its mirror.
+
+use serde::{Deserialize, Serialize};
+use tandem_device::store::{Message, Stats};
+use tandem_device::{Mode, WhenEdgeLost};
+use tandem_inference::store::{Entry, State as FileState};
+use tandem_protocol::MAX_DRAFT;
+use tandem_speculation::Sampling;
+
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Status {
+    pub edge: EdgeStatus,
+    pub drafter: DrafterStatus,
+    pub mode: Mode,
+    pub version: &'static str,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct EdgeStatus {
+    pub state: &'static str,
+    pub url: Option<String>,
+    pub bundled: bool,
+    pub model: Option<String>,
+    pub detail: Option<String>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct DrafterStatus {
+    pub state: &'static str,
+    pub model: Option<String>,
+    pub detail: Option<String>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct ChatEvent {
+    pub seq: u64,
+    #[serde(flatten)]
+    pub what: What,
+}
+
+#[derive(Clone, Debug, Serialize)]
+#[serde(tag = "kind", rename_all = "lowercase")]
+pub(crate) enum What {
+    Text { text: String },
+    Stats { stats: Stats },
+    Notice { level: &'static str, text: String },
+    Done { message: Message },
+}
+
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Sent {
+    pub user_message: Message,
+    pub answer_message: Message,
+}
+
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Attached {
+    pub answer_message: Message,
+    pub seq: u64,
+}
+
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct ModelEntry {
+    pub name: String,
+    pub role: String,
+    pub file: String,
+    pub bytes: u64,
+    pub licence: String,
+    pub state: &'static str,
+    pub have_bytes: u64,
+    pub detail: Option<String>,
+}
+
+impl ModelEntry {
+    pub(crate) fn of(entry: &Entry, state: FileState, downloading: bool) -> Self {
+        let (state, have_bytes) = match state {
+            FileState::Ready => ("ready", entry.bytes),
+            FileState::Partial { bytes } if downloading => ("downloading", bytes),
+            FileState::Missing if downloading => ("downloading", 0),
+            FileState::Partial { bytes } => ("partial", bytes),
+            FileState::Missing => ("missing", 0),
+        };
+        Self {
+            name: entry.name.clone(),
+            role: entry.role.clone(),
+            file: entry.file.clone(),
+            bytes: entry.bytes,
+            licence: entry.licence.clone(),
+            state,
+            have_bytes,
+            detail: None,
+        }
+    }
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Settings {
+    pub mode: Mode,
+    pub gamma: Option<usize>,
+    pub temperature: f32,
+    pub top_k: u32,
+    pub top_p: f32,
+    pub max_tokens: usize,
+    pub system_prompt: String,
+    pub theme: String,
+    pub when_edge_lost: WhenEdgeLost,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        let sampling = Sampling::default();
+        Self {
+            mode: Mode::Auto,
+            gamma: None,
+            temperature: sampling.temperature,
+            top_k: sampling.top_k,
+            top_p: sampling.top_p,
+            max_tokens: 1024,
+            system_prompt: String::new(),
+            theme: "system".into(),
+            when_edge_lost: WhenEdgeLost::Continue,
+        }
+    }
+}
+
+impl Settings {
+    pub(crate) fn sampling(&self) -> Sampling {
+        Sampling {
+            temperature: self.temperature,
+            top_k: self.top_k,
+            top_p: self.top_p,
+            ..Sampling::default()
+        }
+    }
+
+    /// What is wrong with them, for people.
+    pub(crate) fn problem(&self) -> Option<String> {
+        if let Err(e) = self.sampling().validate() {
+            return Some(e.to_string());
+        }
+        if self.gamma.is_some_and(|g| !(1..=MAX_DRAFT).contains(&g)) {
+            return Some(format!("the draft length must be from 1 to {MAX_DRAFT}"));
+        }
+        if !(1..=32_768).contains(&self.max_tokens) {
+            return Some("the length of an answer must be from 1 to 32768 tokens".into());
+        }
+        if self.system_prompt.len() > 64 << 10 {
+            return Some("the system prompt is too long".into());
+        }
+        if !["system", "light", "dark"].contains(&self.theme.as_str()) {
+            return Some("the theme must be system, light or dark".into());
+        }
+        None
+    }
+}

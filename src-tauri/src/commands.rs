@@ -1,0 +1,114 @@
+//! The commands, one thin function each.
+
+use crate::api::{Attached, ChatEvent, ModelEntry, Sent, Settings, Status};
+use crate::state::{ApiError, App};
+use crate::{chat, models};
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+use tandem_device::store::{Conversation, Message};
+use tauri::State;
+use tauri::ipc::Channel;
+
+type Shared<'a> = State<'a, Arc<App>>;
+type Answer<T> = Result<T, ApiError>;
+
+#[tauri::command]
+pub(crate) fn app_status(app: Shared<'_>) -> Status {
+    app.status()
+}
+
+#[tauri::command]
+pub(crate) async fn conversations_list(app: Shared<'_>) -> Answer<Vec<Conversation>> {
+    Ok(app.store.conversations().await?)
+}
+
+#[tauri::command]
+pub(crate) async fn conversation_create(app: Shared<'_>, title: String) -> Answer<Conversation> {
+    Ok(app.store.create_conversation(&title).await?)
+}
+
+#[tauri::command]
+pub(crate) async fn conversation_rename(app: Shared<'_>, id: i64, title: String) -> Answer<()> {
+    Ok(app.store.rename_conversation(id, &title).await?)
+}
+
+#[tauri::command]
+pub(crate) async fn conversation_delete(app: Shared<'_>, id: i64) -> Answer<()> {
+    let running = app.changing().running.get(&id).cloned();
+    if let Some(running) = running {
+        running.cancel.cancel();
+        let _ = tokio::time::timeout(Duration::from_secs(5), running.over.cancelled()).await;
+    }
+    Ok(app.store.delete_conversation(id).await?)
+}
+
+#[tauri::command]
+pub(crate) async fn messages_list(
+    app: Shared<'_>,
+    conversation_id: i64,
+) -> Answer<Vec<Message>> {
+    Ok(app.store.messages(conversation_id).await?)
+}
+
+#[tauri::command]
+pub(crate) async fn send_message(
+    app: Shared<'_>,
+    conversation_id: i64,
+    text: String,
+    on_event: Channel<ChatEvent>,
+) -> Answer<Sent> {
+    chat::send(Arc::clone(&app), conversation_id, text, on_event).await
+}
+
+#[tauri::command]
+pub(crate) fn generation_attach(
+    app: Shared<'_>,
+    conversation_id: i64,
+    on_event: Channel<ChatEvent>,
+) -> Option<Attached> {
+    let running = app.changing().running.get(&conversation_id).cloned();
+    running.map(|running| running.attach(on_event))
+}
+
+#[tauri::command]
+pub(crate) fn stop_generation(app: Shared<'_>, conversation_id: i64) {
+    if let Some(running) = app.changing().running.get(&conversation_id) {
+        running.cancel.cancel();
+    }
+}
+
+#[tauri::command]
+pub(crate) fn models_list(app: Shared<'_>) -> Vec<ModelEntry> {
+    models::list(&app)
+}
+
+#[tauri::command]
+pub(crate) async fn model_download(
+    app: Shared<'_>,
+    name: String,
+    on_event: Channel<ModelEntry>,
+) -> Answer<()> {
+    models::download(Arc::clone(&app), name, on_event).await
+}
+
+#[tauri::command]
+pub(crate) fn model_cancel(app: Shared<'_>, name: String) {
+    models::cancel(&app, &name);
+}
+
+#[tauri::command]
+pub(crate) fn settings_get(app: Shared<'_>) -> Settings {
+    app.settings()
+}
+
+#[tauri::command]
+pub(crate) async fn settings_set(app: Shared<'_>, settings: Settings) -> Answer<Settings> {
+    if let Some(problem) = settings.problem() {
+        return Err(ApiError::new("settings", problem));
+    }
+    let text = serde_json::to_string(&settings).map_err(|e| ApiError::new("settings", e))?;
+    app.store.set_setting("settings", &text).await?;
+    *app.settings.lock().unwrap_or_else(PoisonError::into_inner) = settings.clone();
+    app.tell_status();
+    Ok(settings)
+}
