@@ -1,0 +1,136 @@
+//! Helpers of the end-to-end tests: a real edge, a real drafter, one call for an answer.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use tandem_device::{
+    Answer, Drafter, Event, Gamma, GenerateError, Link, Mode, Request, RoundRecord, WhenEdgeLost,
+    generate, new_session,
+};
+use tandem_edge::{Config, Edge, Limits};
+use tandem_inference::{ChatMessage, LoadOptions, Model, Role, store::Store};
+use tandem_protocol::{Hello, PROTOCOL_VERSION};
+use tandem_speculation::Sampling;
+use tokio_util::sync::CancellationToken;
+
+/// The default pair, and a model of another family.
+pub const DRAFTER: &str = "qwen2.5-coder-0.5b-instruct-q4_k_m";
+/// See [`DRAFTER`].
+pub const VERIFIER: &str = "qwen2.5-coder-1.5b-instruct-q4_k_m";
+/// See [`DRAFTER`].
+pub const OTHER: &str = "smollm2-135m-instruct-q4_1";
+
+/// A model's file.
+///
+/// # Panics
+/// If it is not here.
+#[must_use]
+pub fn file(name: &str) -> PathBuf {
+    let store = Store::open_default().expect("a folder for models");
+    store.resolve(name).expect("the model; `npm test` downloads it")
+}
+
+/// Loads a model.
+///
+/// # Panics
+/// If it cannot be loaded.
+#[must_use]
+pub fn model(name: &str) -> Arc<Model> {
+    Arc::new(Model::load(&file(name), &LoadOptions::default()).expect("a good model"))
+}
+
+/// Loads a drafter.
+///
+/// # Panics
+/// If it cannot be loaded.
+pub async fn drafter(name: &str) -> Drafter {
+    Drafter::load(file(name), LoadOptions::default(), 4096).await.expect("a good model")
+}
+
+/// Usual limits on loopback.
+#[must_use]
+pub fn config(listen: SocketAddr) -> Config {
+    let limits = Limits {
+        context: 4096,
+        sessions: 8,
+        kv_bytes: 1 << 30,
+        idle: Duration::from_secs(60),
+    };
+    Config { listen, token: None, limits, connections: 16 }
+}
+
+/// Starts an edge; port 0 picks a free one.
+///
+/// # Panics
+/// If it cannot listen.
+pub async fn edge(model: &Arc<Model>, port: u16) -> Edge {
+    let config = config(([127, 0, 0, 1], port).into());
+    Edge::start(Arc::clone(model), config).await.expect("an edge")
+}
+
+/// What a drafter says first.
+#[must_use]
+pub fn hello(drafter: &Drafter) -> Hello {
+    Hello {
+        protocol: PROTOCOL_VERSION,
+        app_version: "test".into(),
+        drafter: drafter.model().info().name.clone(),
+        tokenizer: drafter.model().tokenizer().fingerprint(),
+        model: None,
+    }
+}
+
+/// A link to an edge.
+///
+/// # Panics
+/// Never: a socket address is an edge's address.
+#[must_use]
+pub fn link(drafter: &Drafter, address: SocketAddr) -> Link {
+    let address = address.to_string().parse().expect("an address");
+    Link::start(address, hello(drafter))
+}
+
+/// A request for one question.
+///
+/// # Panics
+/// If it cannot be encoded.
+#[must_use]
+pub fn request(drafter: &Drafter, prompt: &str, mode: Mode, gamma: usize) -> Request {
+    let message = ChatMessage { role: Role::User, content: prompt.into() };
+    Request {
+        session: new_session(),
+        prompt: drafter.model().tokenizer().encode_chat(&[message]).expect("ids"),
+        sampling: Sampling::GREEDY,
+        seed: 1,
+        mode,
+        gamma: Gamma::Fixed(gamma),
+        max_tokens: 64,
+        when_edge_lost: WhenEdgeLost::Stop,
+        patience: Duration::from_secs(20),
+    }
+}
+
+/// An answer with its rounds and text; `each` sees every round as it comes.
+///
+/// # Errors
+/// As [`generate`].
+pub async fn answer(
+    drafter: &Drafter,
+    link: Option<&Link>,
+    request: &Request,
+    mut each: impl FnMut(&RoundRecord),
+) -> Result<(Answer, Vec<RoundRecord>, String), GenerateError> {
+    let (mut rounds, mut text) = (Vec::new(), String::new());
+    let cancel = CancellationToken::new();
+    let answer = generate(drafter, link, request, &cancel, |event| {
+        if let Event::Round { record, text: piece, .. } = event {
+            each(&record);
+            rounds.push(record);
+            text.push_str(&piece);
+        }
+    })
+    .await?;
+    text.push_str(&answer.rest);
+    Ok((answer, rounds, text))
+}

@@ -1,0 +1,103 @@
+//! The default pair: exact at temperature 0 for every draft length, also when the edge is lost.
+
+use std::time::Duration;
+use tandem_device::Mode;
+use tandem_speculation::Sampling;
+use tandem_tests::{DRAFTER, VERIFIER, answer, drafter, edge, link, model, request};
+
+const PROMPTS: [&str; 8] = [
+    "Write a haiku about rain.",
+    "Explain in three sentences why the sky is blue.",
+    "Write a Python function that reverses a linked list.",
+    "What is 17 * 23? Show the steps.",
+    "Translate to French: The train leaves at noon and I am late.",
+    "List five things to take on a mountain hike.",
+    "Who was Ada Lovelace, and what is she known for?",
+    "Give me a short recipe for tomato soup.",
+];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn greedy_answers_are_the_verifiers_own() {
+    let verifier = model(VERIFIER);
+    let drafter = drafter(DRAFTER).await;
+    let edge = edge(&verifier, 0).await;
+    let link = link(&drafter, edge.address());
+    let (mut tested, mut accepted, mut beyond) = (0, 0, Vec::new());
+    for prompt in PROMPTS {
+        let alone = request(&drafter, prompt, Mode::Edge, 1);
+        let (alone, ..) = answer(&drafter, Some(&link), &alone, |_| {}).await.expect("an answer");
+        for gamma in [1, 4, 8] {
+            let split = request(&drafter, prompt, Mode::Dssd, gamma);
+            let (split, rounds, _) =
+                answer(&drafter, Some(&link), &split, |_| {}).await.expect("an answer");
+            assert_eq!(split.tokens, alone.tokens, "γ {gamma}: {prompt}");
+            for r in &rounds {
+                tested += r.drafted - r.ignored;
+                accepted += r.accepted;
+                let (up, down) = (r.uplink_bytes, r.downlink_bytes);
+                assert!(up <= u64::from(8 * r.drafted + 32), "{up} bytes up");
+                assert!(down <= 64 || r.round == 0, "{down} bytes down");
+                if r.round > 0 {
+                    beyond.push(r.rtt_ms - r.queue_ms - r.verify_ms);
+                }
+            }
+        }
+    }
+    beyond.sort_by(f64::total_cmp);
+    let median = beyond[beyond.len() / 2];
+    let rate = f64::from(accepted) / f64::from(tested);
+    eprintln!("acceptance {rate:.3}; round beyond the edge's own time: median {median:.2} ms");
+    assert!((0.68..0.90).contains(&rate), "acceptance {rate}");
+    assert!(median < 2.0, "{median} ms");
+    edge.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_edge_that_is_stopped_and_started_again_goes_on_with_the_same_text() {
+    let verifier = model(VERIFIER);
+    let drafter = drafter(DRAFTER).await;
+    for (mode, sampling) in
+        [(Mode::Dssd, Sampling::GREEDY), (Mode::Dssd, Sampling::default()), (Mode::Edge, Sampling::GREEDY)]
+    {
+        let mut wanted = request(&drafter, PROMPTS[1], mode, 4);
+        wanted.sampling = sampling;
+        wanted.max_tokens = 40;
+        let reference = edge(&verifier, 0).await;
+        let other = link(&drafter, reference.address());
+        let (whole, ..) = answer(&drafter, Some(&other), &wanted, |_| {}).await.expect("an answer");
+        reference.stop().await;
+        let (sender, mut third) = tokio::sync::mpsc::unbounded_channel();
+        let broken = edge(&verifier, 0).await;
+        let port = broken.address().port();
+        let mine = link(&drafter, broken.address());
+        let again = std::sync::Arc::clone(&verifier);
+        let restart = tokio::spawn(async move {
+            third.recv().await;
+            broken.stop().await;
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            edge(&again, port).await
+        });
+        wanted.session = tandem_device::new_session();
+        let (resumed, ..) = answer(&drafter, Some(&mine), &wanted, |r| {
+            if r.round == 3 {
+                let _ = sender.send(());
+            }
+        })
+        .await
+        .expect("an answer that goes on");
+        assert_eq!(resumed.tokens, whole.tokens, "{mode:?}");
+        restart.await.expect("the second edge").stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn models_of_two_families_are_refused_by_name() {
+    let other = model(tandem_tests::OTHER);
+    let drafter = drafter(DRAFTER).await;
+    let edge = edge(&other, 0).await;
+    let link = link(&drafter, edge.address());
+    let refusal = link.connected(Duration::from_secs(5)).await.expect_err("a refusal");
+    assert!(refusal.contains("SmolLM2") && refusal.contains("qwen2.5-coder-0.5b"), "{refusal}");
+    assert!(refusal.contains("choose a drafter"), "{refusal}");
+    edge.stop().await;
+}
