@@ -44,6 +44,8 @@ const vitest = (output) => {
   ];
 };
 
+const nodeTests = (output) => [sum(output, /^. pass (\d+)/gm), sum(output, /^. fail (\d+)/gm)];
+
 checkToolchain();
 await systemPackages(['libwebkit2gtk-4.1-dev', 'webkit2gtk-driver', 'xvfb']);
 await npmPackages();
@@ -60,5 +62,7 @@ await step('rust: clippy', 'cargo', [
   'clippy', '--release', '--locked', '--workspace', '--all-targets', '--', '-D', 'warnings',
 ]);
 await step('rust: tests', 'cargo', ['test', '--release', '--locked', '--no-fail-fast'], cargoTests);
+await step('app: build', 'cargo', ['build', '--release', '--locked', '-p', 'tandem-app']);
+await step('app: window', 'node', ['--test', 'tests/window/window.test.mjs'], nodeTests);
 say(`${passed} passed, ${failed} failed`);
 process.exitCode = failed === 0 ? 0 : 1;

@@ -1,0 +1,75 @@
+// A window of the real app, driven through WebKitWebDriver under its own Xvfb.
+import { spawn } from 'node:child_process';
+import { writeFileSync } from 'node:fs';
+import { setTimeout as sleep } from 'node:timers/promises';
+
+const ELEMENT = 'element-6066-11e4-a52e-4f735466cecf';
+
+/** Starts Xvfb, the driver and the app. `env` goes to the app. */
+export async function open(binary, env, { width = 1100, height = 800 } = {}) {
+  const display = `:${90 + Math.floor(Math.random() * 400)}`;
+  const port = 20000 + Math.floor(Math.random() * 20000);
+  const xvfb = spawn('Xvfb', [display, '-screen', '0', `${width}x${height}x24`], {
+    stdio: 'ignore',
+  });
+  await sleep(700);
+  const driver = spawn('WebKitWebDriver', [`--port=${port}`], {
+    stdio: ['ignore', 2, 2],
+    env: {
+      ...process.env,
+      ...env,
+      DISPLAY: display,
+      TAURI_WEBVIEW_AUTOMATION: 'true',
+      WEBKIT_DISABLE_DMABUF_RENDERER: '1',
+    },
+  });
+  await sleep(700);
+  const call = async (method, path, body) => {
+    const response = await fetch(`http://127.0.0.1:${port}${path}`, {
+      method,
+      body: body && JSON.stringify(body),
+    });
+    const { value } = await response.json();
+    if (!response.ok) throw new Error(`${method} ${path}: ${value?.error}: ${value?.message}`);
+    return value;
+  };
+  const { sessionId } = await call('POST', '/session', {
+    capabilities: { alwaysMatch: { 'webkitgtk:browserOptions': { binary, args: [] } } },
+  });
+  const at = `/session/${sessionId}`;
+  const page = {
+    find: async (css) => {
+      const found = await call('POST', `${at}/elements`, { using: 'css selector', value: css });
+      return found.map((element) => element[ELEMENT]);
+    },
+    /** Waits until `check` gives something truthy. */
+    until: async (what, check, seconds = 60) => {
+      const end = Date.now() + seconds * 1000;
+      while (Date.now() < end) {
+        const value = await check().catch(() => undefined);
+        if (value) return value;
+        await sleep(150);
+      }
+      throw new Error(`waited ${seconds} s for: ${what}`);
+    },
+    run: (script, ...args) => call('POST', `${at}/execute/sync`, { script, args }),
+    type: (id, text) => call('POST', `${at}/element/${id}/value`, { text }),
+    click: (id) => call('POST', `${at}/element/${id}/click`, {}),
+    text: (id) => call('GET', `${at}/element/${id}/text`),
+    attribute: (id, name) => call('GET', `${at}/element/${id}/attribute/${name}`),
+    size: (w, h) => call('POST', `${at}/window/rect`, { x: 0, y: 0, width: w, height: h }),
+    screenshot: async (path) => {
+      writeFileSync(path, Buffer.from(await call('GET', `${at}/screenshot`), 'base64'));
+    },
+    close: async () => {
+      await call('DELETE', at).catch(() => {});
+      driver.kill();
+      xvfb.kill();
+      await sleep(500);
+    },
+  };
+  return page;
+}
+
+/** A selector for a test id. */
+export const id = (name) => `[data-testid="${name}"]`;
