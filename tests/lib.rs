@@ -51,12 +51,8 @@ pub async fn drafter(name: &str) -> Drafter {
 /// Usual limits on loopback.
 #[must_use]
 pub fn config(listen: SocketAddr) -> Config {
-    let limits = Limits {
-        context: 4096,
-        sessions: 8,
-        kv_bytes: 1 << 30,
-        idle: Duration::from_secs(60),
-    };
+    let limits =
+        Limits { context: 4096, sessions: 8, kv_bytes: 1 << 30, idle: Duration::from_secs(60) };
     Config { listen, token: None, limits, connections: 16 }
 }
 

@@ -43,10 +43,7 @@ pub(crate) async fn conversation_delete(app: Shared<'_>, id: i64) -> Answer<()> 
 }
 
 #[tauri::command]
-pub(crate) async fn messages_list(
-    app: Shared<'_>,
-    conversation_id: i64,
-) -> Answer<Vec<Message>> {
+pub(crate) async fn messages_list(app: Shared<'_>, conversation_id: i64) -> Answer<Vec<Message>> {
     Ok(app.store.messages(conversation_id).await?)
 }
 

@@ -81,4 +81,3 @@ pub(crate) fn cancel(app: &App, name: &str) {
         flag.store(true, Ordering::Relaxed);
     }
 }
-

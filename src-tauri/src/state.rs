@@ -180,9 +180,10 @@ impl App {
         }
         self.tell_status();
         let started = crate::edge::start(&path.to_string_lossy()).await;
-        let address = started.as_ref().map_err(Clone::clone).and_then(|b| {
-            b.url.parse().map_err(|e: tandem_device::AddressError| e.to_string())
-        });
+        let address = started
+            .as_ref()
+            .map_err(Clone::clone)
+            .and_then(|b| b.url.parse().map_err(|e: tandem_device::AddressError| e.to_string()));
         let followed = {
             let mut now = self.changing();
             now.edge_starting = false;

@@ -56,9 +56,11 @@ async fn greedy_answers_are_the_verifiers_own() {
 async fn an_edge_that_is_stopped_and_started_again_goes_on_with_the_same_text() {
     let verifier = model(VERIFIER);
     let drafter = drafter(DRAFTER).await;
-    for (mode, sampling) in
-        [(Mode::Dssd, Sampling::GREEDY), (Mode::Dssd, Sampling::default()), (Mode::Edge, Sampling::GREEDY)]
-    {
+    for (mode, sampling) in [
+        (Mode::Dssd, Sampling::GREEDY),
+        (Mode::Dssd, Sampling::default()),
+        (Mode::Edge, Sampling::GREEDY),
+    ] {
         let mut wanted = request(&drafter, PROMPTS[1], mode, 4);
         wanted.sampling = sampling;
         wanted.max_tokens = 40;

@@ -30,6 +30,7 @@ export async function open(binary, env, { width = 1100, height = 800 } = {}) {
       body: body && JSON.stringify(body),
     });
     const { value } = await response.json();
+    if (process.env.TRACE) console.error(new Date().toISOString(), method, path.slice(-40));
     if (!response.ok) throw new Error(`${method} ${path}: ${value?.error}: ${value?.message}`);
     return value;
   };
