@@ -40,6 +40,8 @@ pub struct Request {
 
 /// What happens while an answer is written.
 #[derive(Debug)]
+// One event a round: its size costs nothing.
+#[allow(clippy::large_enum_variant)]
 pub enum Event {
     /// The edge reads the prompt.
     Prefill {

@@ -282,13 +282,13 @@ impl Store {
         let mut reasons = Vec::new();
         if let Some(hub) = &entry.hub {
             let url = format!("https://huggingface.co/{hub}/resolve/main/{}", entry.file);
-            match from_url(&url, entry, part, cancel, progress) {
+            match fetch_url(&url, entry, part, cancel, progress) {
                 Err(StoreError::Network { reason, .. }) => reasons.push(reason),
                 other => return other,
             }
         }
         if let Some(packages) = &entry.packages {
-            match self.from_packages(packages, entry, part, cancel, progress) {
+            match self.fetch_packages(packages, entry, part, cancel, progress) {
                 Err(StoreError::Network { reason, .. }) => reasons.push(reason),
                 other => return other,
             }
@@ -297,7 +297,7 @@ impl Store {
     }
 
     /// Parts that are complete are kept: their ends are noted in a file beside the download.
-    fn from_packages(
+    fn fetch_packages(
         &self,
         packages: &Packages,
         entry: &Entry,
@@ -363,7 +363,7 @@ fn stamp_of(path: &Path, entry: &Entry) -> Option<String> {
     Some(format!("{} {} {changed}\n", entry.sha256, entry.bytes))
 }
 
-fn from_url(
+fn fetch_url(
     url: &str,
     entry: &Entry,
     part: &Path,

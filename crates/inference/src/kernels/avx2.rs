@@ -120,7 +120,7 @@ fn row256<F: Format256, const M: usize>(
 #[target_feature(enable = "avx2")]
 #[inline]
 fn spread(v: __m256i, j: usize) -> __m256i {
-    let pair = (2 * j | (2 * j + 1) << 8) as i16;
+    let pair = ((2 * j) | ((2 * j + 1) << 8)) as i16;
     _mm256_shuffle_epi8(v, _mm256_set1_epi16(pair))
 }
 
