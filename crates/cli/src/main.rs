@@ -21,7 +21,7 @@ struct Args {
 #[derive(Subcommand)]
 enum Command {
     /// Chat: one answer with --prompt, a conversation without.
-    Chat(chat::Args),
+    Chat(Box<chat::Args>),
     /// List, download and delete model files.
     #[command(subcommand)]
     Models(models::Command),
@@ -32,7 +32,7 @@ fn main() -> ExitCode {
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     let result = match Args::parse().command {
-        Command::Chat(args) => chat::run(args),
+        Command::Chat(args) => chat::run(*args),
         Command::Models(command) => models::run(command),
     };
     match result {
