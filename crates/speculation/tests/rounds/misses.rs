@@ -8,10 +8,10 @@ use tandem_speculation::{
 };
 
 /// Two dense distributions over 12 tokens at a total variation distance near `apart`. The mass that
-/// p has more than q is spread unevenly, so that no two tokens have the same chance to be taken.
+/// p has more than q is spread unevenly: a common token is seldom taken, a rare one often.
 fn near(apart: f64) -> (Distribution, Distribution) {
-    let p: Vec<f64> = (0..12).map(|i| f64::from(1 + i % 4) / 30.0).collect();
-    let shift = |i: usize| if i < 6 { (i + 1) as f64 / 21.0 } else { -1.0 / 6.0 };
+    let p = [12, 1, 1, 1, 1, 1, 3, 2, 3, 2, 3, 2].map(|w| f64::from(w) / 32.0);
+    let shift = |i: usize| [0.5, 0.3, 0.1, 0.05, 0.05].get(i).copied().unwrap_or(-1.0 / 7.0);
     let q = p.iter().enumerate().map(|(i, p)| (p - apart * shift(i)) as f32).collect();
     let p = p.iter().map(|&p| p as f32).collect();
     (Distribution::dense(p).unwrap_or_else(fail), Distribution::dense(q).unwrap_or_else(fail))
