@@ -6,7 +6,7 @@ use thiserror::Error;
 
 /// A processed distribution with at most this support is sent whole.
 pub const MAX_SPARSE: usize = 32;
-/// Samples of `p` in a first answer. A round needs more with probability at most 1/(e(K+1)).
+/// Samples of `p` in a first answer. A round needs more with probability below 1/(e·K).
 pub const FIRST_SAMPLES: usize = 32;
 /// Samples in a second answer, after which the whole vector is sent.
 pub const MORE_SAMPLES: usize = 128;

@@ -42,7 +42,7 @@ enum Wrong {
 
 /// Counts of the token that followed a rejection, by how many answers it took (1, 2 or 3).
 fn rounds(p: &Distribution, q: &Distribution, wrong: Wrong, n: u32) -> [Vec<u64>; 3] {
-    let random = Randomness::new(std::env::var("SEED").map_or(17, |s| s.parse().unwrap()));
+    let random = Randomness::new(17);
     let mut counts = [(); 3].map(|()| vec![0; 12]);
     for round in 0..n {
         let x = q.sample(random.uniform(Purpose::Draft, round, 0));
@@ -118,7 +118,7 @@ fn wrong_ways_to_go_on_after_misses_are_noticed() {
     }
 }
 
-/// A rejection (1 - α) and then K misses in a row (α^K): at most 1/(eK), whatever α is.
+/// A rejection (1 - α) and then K misses in a row (α^K): below 1/(e·K), whatever α is.
 #[test]
 fn rounds_that_need_more_are_as_rare_as_promised() {
     let k = FIRST_SAMPLES as i32;
