@@ -58,20 +58,23 @@ fn row<const M: usize>(
 // ---- blocks of 256 ----
 
 /// weight_i = d · scale · u_i + c · offset, with a scale and an offset for each sixteen.
-struct Unpacked256 {
-    u: [__m256i; 8],
+struct Header256 {
     /// 16-bit scales: those of the even sixteens in the low half, of the odd ones in the high half.
     scales: __m256i,
     /// The same for offsets.
     offsets: __m256i,
-    d: f32,
-    c: f32,
+    /// d in all lanes.
+    d: __m256,
+    /// c in all lanes.
+    c: __m256,
 }
 
 trait Format256 {
     const BYTES: usize;
-    /// SAFETY: needs AVX2 and F16C, and `b` of length `BYTES`.
-    unsafe fn unpack(b: &[u8]) -> Unpacked256;
+    /// SAFETY: needs AVX2 and F16C.
+    unsafe fn header(b: &[u8]) -> Header256;
+    /// The 64 values u of quarter `g`. SAFETY: needs AVX2.
+    unsafe fn quarter(b: &[u8], g: usize) -> (__m256i, __m256i);
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
@@ -83,32 +86,39 @@ fn row256<F: Format256, const M: usize>(
     out: &mut [f32; M],
 ) {
     let blocks = cols / 256;
-    let q: [&[i8]; M] = std::array::from_fn(|m| &x.q[(first + m) * cols..][..cols]);
-    let sums: [&[i16]; M] =
-        std::array::from_fn(|m| &x.sums[(first + m) * blocks * 16..][..blocks * 16]);
+    // Whole blocks as arrays: one bounds check for each, and constant offsets inside.
+    let q: [&[[i8; 256]]; M] =
+        std::array::from_fn(|m| &x.q.as_chunks().0[(first + m) * blocks..][..blocks]);
+    let sums: [&[[i16; 16]]; M] =
+        std::array::from_fn(|m| &x.sums.as_chunks().0[(first + m) * blocks..][..blocks]);
     let scale: [&[f32]; M] = std::array::from_fn(|m| &x.scale[(first + m) * blocks..][..blocks]);
     let mut sum = [_mm256_setzero_ps(); M];
     for (b, bytes) in weights.chunks_exact(F::BYTES).enumerate() {
-        // SAFETY: the features are enabled here; `bytes` has the length of a block.
-        let w = unsafe { F::unpack(bytes) };
-        // A loop, not `array::from_fn`: a closure compiled for AVX2 is not inlined through a
-        // function that is not.
-        let mut scales = [_mm256_setzero_si256(); 8];
-        for (j, scales) in scales.iter_mut().enumerate() {
-            *scales = spread(w.scales, j);
+        for line in 0..F::BYTES.div_ceil(64) {
+            // SAFETY: a prefetch reads nothing, whatever the address.
+            _mm_prefetch::<_MM_HINT_T0>(bytes.as_ptr().wrapping_add(1024 + 64 * line).cast());
+        }
+        // SAFETY: the features are enabled here.
+        let h = unsafe { F::header(bytes) };
+        let mut dot = [_mm256_setzero_si256(); M];
+        // Unpacked weights live for one quarter only: they and the accumulators fit the registers.
+        for g in 0..4 {
+            // SAFETY: the features are enabled here.
+            let (low, high) = unsafe { F::quarter(bytes, g) };
+            let (scale_low, scale_high) = (spread(h.scales, 2 * g), spread(h.scales, 2 * g + 1));
+            for m in 0..M {
+                let q = &q[m][b];
+                let pairs = _mm256_maddubs_epi16(low, load_i8(&q[g * 64..][..32]));
+                dot[m] = _mm256_add_epi32(dot[m], _mm256_madd_epi16(pairs, scale_low));
+                let pairs = _mm256_maddubs_epi16(high, load_i8(&q[g * 64 + 32..][..32]));
+                dot[m] = _mm256_add_epi32(dot[m], _mm256_madd_epi16(pairs, scale_high));
+            }
         }
         for m in 0..M {
-            let q = &q[m][b * 256..][..256];
-            let mut dot = _mm256_setzero_si256();
-            for j in 0..8 {
-                let pairs = _mm256_maddubs_epi16(w.u[j], load_i8(&q[j * 32..][..32]));
-                dot = _mm256_add_epi32(dot, _mm256_madd_epi16(pairs, scales[j]));
-            }
-            let sixteens = load_i16(&sums[m][b * 16..][..16]);
-            let offset = _mm256_madd_epi16(sixteens, w.offsets);
-            let d = scale[m][b];
-            sum[m] = _mm256_fmadd_ps(_mm256_set1_ps(d * w.d), _mm256_cvtepi32_ps(dot), sum[m]);
-            sum[m] = _mm256_fmadd_ps(_mm256_set1_ps(d * w.c), _mm256_cvtepi32_ps(offset), sum[m]);
+            let offset = _mm256_madd_epi16(load_i16(&sums[m][b]), h.offsets);
+            let product = _mm256_mul_ps(h.c, _mm256_cvtepi32_ps(offset));
+            let product = _mm256_fmadd_ps(h.d, _mm256_cvtepi32_ps(dot[m]), product);
+            sum[m] = _mm256_fmadd_ps(_mm256_set1_ps(scale[m][b]), product, sum[m]);
         }
     }
     for m in 0..M {
@@ -124,13 +134,13 @@ fn spread(v: __m256i, j: usize) -> __m256i {
     _mm256_shuffle_epi8(v, _mm256_set1_epi16(pair))
 }
 
+/// Scales and offsets of the twelve bytes `b`.
 #[target_feature(enable = "avx2")]
 #[inline]
 fn scales_of(b: &[u8]) -> (__m256i, __m256i) {
-    let bytes = scales_and_mins(b);
-    // SAFETY: a fixed array of 16 bytes.
-    let all = unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) };
-    let words = _mm256_cvtepu8_epi16(all);
+    // Through registers: a load that spans several fresh stores would stall.
+    let [a, b, c, d] = scales_and_mins(b).map(|word| word as i32);
+    let words = _mm256_cvtepu8_epi16(_mm_set_epi32(d, c, b, a));
     // One scale for 32 weights: the same in both halves.
     (
         _mm256_permute2x128_si256::<0x00>(words, words),
@@ -141,72 +151,91 @@ fn scales_of(b: &[u8]) -> (__m256i, __m256i) {
 struct Q4K;
 impl Format256 for Q4K {
     const BYTES: usize = 144;
+
     #[target_feature(enable = "avx2,f16c")]
     #[inline]
-    unsafe fn unpack(b: &[u8]) -> Unpacked256 {
+    unsafe fn header(b: &[u8]) -> Header256 {
         let (scales, offsets) = scales_of(&b[4..16]);
-        let mask = _mm256_set1_epi8(15);
-        let mut u = [_mm256_setzero_si256(); 8];
-        for g in 0..4 {
-            let bytes = load_u8(&b[16 + 32 * g..][..32]);
-            u[2 * g] = _mm256_and_si256(bytes, mask);
-            u[2 * g + 1] = _mm256_and_si256(_mm256_srli_epi16::<4>(bytes), mask);
-        }
-        Unpacked256 { u, scales, offsets, d: half(&b[..2]), c: -half(&b[2..4]) }
+        let (d, c) = (_mm256_set1_ps(half(&b[..2])), _mm256_set1_ps(-half(&b[2..4])));
+        Header256 { scales, offsets, d, c }
+    }
+
+    #[target_feature(enable = "avx2")]
+    #[inline]
+    unsafe fn quarter(b: &[u8], g: usize) -> (__m256i, __m256i) {
+        nibbles32(&b[16 + 32 * g..][..32])
     }
 }
 
 struct Q5K;
 impl Format256 for Q5K {
     const BYTES: usize = 176;
+
     #[target_feature(enable = "avx2,f16c")]
     #[inline]
-    unsafe fn unpack(b: &[u8]) -> Unpacked256 {
-        let (scales, offsets) = scales_of(&b[4..16]);
-        let (mask, one) = (_mm256_set1_epi8(15), _mm256_set1_epi8(1));
-        let high = load_u8(&b[16..48]);
-        let mut u = [_mm256_setzero_si256(); 8];
-        for g in 0..4 {
-            let bytes = load_u8(&b[48 + 32 * g..][..32]);
-            let shift = |bits: usize| {
-                let bit = _mm256_srl_epi16(high, _mm_cvtsi32_si128(bits as i32));
-                _mm256_slli_epi16::<4>(_mm256_and_si256(bit, one))
-            };
-            u[2 * g] = _mm256_or_si256(_mm256_and_si256(bytes, mask), shift(2 * g));
-            let upper = _mm256_and_si256(_mm256_srli_epi16::<4>(bytes), mask);
-            u[2 * g + 1] = _mm256_or_si256(upper, shift(2 * g + 1));
-        }
-        Unpacked256 { u, scales, offsets, d: half(&b[..2]), c: -half(&b[2..4]) }
+    unsafe fn header(b: &[u8]) -> Header256 {
+        // The same places as in Q4_K.
+        // SAFETY: the features are enabled here.
+        unsafe { Q4K::header(b) }
+    }
+
+    #[target_feature(enable = "avx2")]
+    #[inline]
+    unsafe fn quarter(b: &[u8], g: usize) -> (__m256i, __m256i) {
+        let (low, high) = nibbles32(&b[48 + 32 * g..][..32]);
+        let fifth = _mm256_srl_epi16(load_u8(&b[16..48]), _mm_cvtsi32_si128(2 * g as i32));
+        let one = _mm256_set1_epi8(1);
+        let even = _mm256_and_si256(fifth, one);
+        let odd = _mm256_and_si256(_mm256_srli_epi16::<1>(fifth), one);
+        (
+            _mm256_or_si256(low, _mm256_slli_epi16::<4>(even)),
+            _mm256_or_si256(high, _mm256_slli_epi16::<4>(odd)),
+        )
     }
 }
 
 struct Q6K;
 impl Format256 for Q6K {
     const BYTES: usize = 210;
+
     #[target_feature(enable = "avx2,f16c")]
     #[inline]
-    unsafe fn unpack(b: &[u8]) -> Unpacked256 {
-        let (mask, two) = (_mm256_set1_epi8(15), _mm256_set1_epi8(0x30));
-        let mut u = [_mm256_setzero_si256(); 8];
-        for h in 0..2 {
-            let (low0, low1) = (load_u8(&b[64 * h..][..32]), load_u8(&b[64 * h + 32..][..32]));
-            let high = load_u8(&b[128 + 32 * h..][..32]);
-            let or = |low: __m256i, high: __m256i| {
-                _mm256_or_si256(_mm256_and_si256(low, mask), _mm256_and_si256(high, two))
-            };
-            u[4 * h] = or(low0, _mm256_slli_epi16::<4>(high));
-            u[4 * h + 1] = or(low1, _mm256_slli_epi16::<2>(high));
-            u[4 * h + 2] = or(_mm256_srli_epi16::<4>(low0), high);
-            u[4 * h + 3] = or(_mm256_srli_epi16::<4>(low1), _mm256_srli_epi16::<2>(high));
-        }
+    unsafe fn header(b: &[u8]) -> Header256 {
         let scales: &[u8; 16] = b[192..208].try_into().expect("sixteen bytes");
         // SAFETY: a fixed array of 16 bytes.
         let scales = unsafe { _mm_loadu_si128(scales.as_ptr().cast()) };
         let even_odd = _mm_setr_epi8(0, 2, 4, 6, 8, 10, 12, 14, 1, 3, 5, 7, 9, 11, 13, 15);
         let scales = _mm256_cvtepi8_epi16(_mm_shuffle_epi8(scales, even_odd));
         let d = half(&b[208..210]);
-        Unpacked256 { u, scales, offsets: scales, d, c: -32.0 * d }
+        Header256 { scales, offsets: scales, d: _mm256_set1_ps(d), c: _mm256_set1_ps(-32.0 * d) }
     }
+
+    #[target_feature(enable = "avx2")]
+    #[inline]
+    unsafe fn quarter(b: &[u8], g: usize) -> (__m256i, __m256i) {
+        // Two quarters share the bytes of a half: the first their low nibbles, the second the high.
+        let low = &b[g / 2 * 64..][..64];
+        let shift = _mm_cvtsi32_si128(g as i32 % 2 * 4);
+        let nibbles = |b: &[u8]| {
+            _mm256_and_si256(_mm256_srl_epi16(load_u8(b), shift), _mm256_set1_epi8(15))
+        };
+        let high = _mm256_srl_epi16(load_u8(&b[128 + g / 2 * 32..][..32]), shift);
+        let two = _mm256_set1_epi8(0x30);
+        let first = _mm256_and_si256(_mm256_slli_epi16::<4>(high), two);
+        let second = _mm256_and_si256(_mm256_slli_epi16::<2>(high), two);
+        (
+            _mm256_or_si256(nibbles(&low[..32]), first),
+            _mm256_or_si256(nibbles(&low[32..]), second),
+        )
+    }
+}
+
+/// The low nibbles of 32 bytes, and the high ones.
+#[target_feature(enable = "avx2")]
+#[inline]
+fn nibbles32(b: &[u8]) -> (__m256i, __m256i) {
+    let (bytes, mask) = (load_u8(b), _mm256_set1_epi8(15));
+    (_mm256_and_si256(bytes, mask), _mm256_and_si256(_mm256_srli_epi16::<4>(bytes), mask))
 }
 
 // ---- blocks of 32 ----

@@ -107,29 +107,25 @@ fn unpack32(kind: Kind, b: &[u8]) -> Block32 {
     }
 }
 
-/// Eight 6-bit scales and eight 6-bit minima in 12 bytes.
+/// Eight 6-bit scales, then eight 6-bit minima, of 12 bytes; little-endian words of one byte each.
 #[inline(always)]
-pub(super) fn scales_and_mins(b: &[u8]) -> [u8; 16] {
+pub(super) fn scales_and_mins(b: &[u8]) -> [u32; 4] {
     let word = |i: usize| u32::from_le_bytes([b[i], b[i + 1], b[i + 2], b[i + 3]]);
     let (a, m, h) = (word(0), word(4), word(8));
-    let words = [
+    [
         a & 0x3f3f_3f3f,
         (h & 0x0f0f_0f0f) | (((a >> 6) & 0x0303_0303) << 4),
         m & 0x3f3f_3f3f,
         ((h >> 4) & 0x0f0f_0f0f) | (((m >> 6) & 0x0303_0303) << 4),
-    ];
-    let mut bytes = [0; 16];
-    for (to, word) in bytes.chunks_exact_mut(4).zip(words) {
-        to.copy_from_slice(&word.to_le_bytes());
-    }
-    bytes
+    ]
 }
 
 fn unpack256(kind: Kind, b: &[u8]) -> Block256 {
     let mut u = [0; 256];
     match kind {
         Kind::Q4K | Kind::Q5K => {
-            let scales = scales_and_mins(&b[4..16]);
+            let words = scales_and_mins(&b[4..16]).map(u32::to_le_bytes);
+            let scales = words.as_flattened();
             let low = if kind == Kind::Q4K { &b[16..144] } else { &b[48..176] };
             for (i, u) in u.iter_mut().enumerate() {
                 let byte = low[i / 64 * 32 + i % 32];
