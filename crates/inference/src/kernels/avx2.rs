@@ -87,17 +87,12 @@ fn row256<F: Format256, const M: usize>(
 ) {
     let blocks = cols / 256;
     // Whole blocks as arrays: one bounds check for each, and constant offsets inside.
-    let q: [&[[i8; 256]]; M] =
-        std::array::from_fn(|m| &x.q.as_chunks().0[(first + m) * blocks..][..blocks]);
-    let sums: [&[[i16; 16]]; M] =
-        std::array::from_fn(|m| &x.sums.as_chunks().0[(first + m) * blocks..][..blocks]);
-    let scale: [&[f32]; M] = std::array::from_fn(|m| &x.scale[(first + m) * blocks..][..blocks]);
+    let q: [&[[i8; 256]]; M] = rows(x.q.as_chunks().0, first, blocks);
+    let sums: [&[[i16; 16]]; M] = rows(x.sums.as_chunks().0, first, blocks);
+    let scale: [&[f32]; M] = rows(&x.scale, first, blocks);
     let mut sum = [_mm256_setzero_ps(); M];
     for (b, bytes) in weights.chunks_exact(F::BYTES).enumerate() {
-        for line in 0..F::BYTES.div_ceil(64) {
-            // SAFETY: a prefetch reads nothing, whatever the address.
-            _mm_prefetch::<_MM_HINT_T0>(bytes.as_ptr().wrapping_add(1024 + 64 * line).cast());
-        }
+        prefetch(bytes);
         // SAFETY: the features are enabled here.
         let h = unsafe { F::header(bytes) };
         let mut dot = [_mm256_setzero_si256(); M];
@@ -123,6 +118,23 @@ fn row256<F: Format256, const M: usize>(
     }
     for m in 0..M {
         out[m] = horizontal(sum[m]);
+    }
+}
+
+/// `M` rows of `blocks` values from row `first` on. A plain function: a closure compiled for AVX2
+/// would not be inlined into `from_fn`.
+#[inline]
+fn rows<T, const M: usize>(all: &[T], first: usize, blocks: usize) -> [&[T]; M] {
+    std::array::from_fn(|m| &all[(first + m) * blocks..][..blocks])
+}
+
+/// Asks for the weights that come a kilobyte after `block`: the hardware's own prefetch stops at the
+/// end of a page, and a step with one row of activations waits for memory only.
+#[target_feature(enable = "avx2")]
+#[inline]
+fn prefetch(block: &[u8]) {
+    for line in 0..block.len().div_ceil(64) {
+        _mm_prefetch::<_MM_HINT_T0>(block.as_ptr().wrapping_add(1024 + 64 * line).cast());
     }
 }
 
@@ -216,17 +228,13 @@ impl Format256 for Q6K {
         // Two quarters share the bytes of a half: the first their low nibbles, the second the high.
         let low = &b[g / 2 * 64..][..64];
         let shift = _mm_cvtsi32_si128(g as i32 % 2 * 4);
-        let nibbles = |b: &[u8]| {
-            _mm256_and_si256(_mm256_srl_epi16(load_u8(b), shift), _mm256_set1_epi8(15))
-        };
+        let nibbles =
+            |b: &[u8]| _mm256_and_si256(_mm256_srl_epi16(load_u8(b), shift), _mm256_set1_epi8(15));
         let high = _mm256_srl_epi16(load_u8(&b[128 + g / 2 * 32..][..32]), shift);
         let two = _mm256_set1_epi8(0x30);
         let first = _mm256_and_si256(_mm256_slli_epi16::<4>(high), two);
         let second = _mm256_and_si256(_mm256_slli_epi16::<2>(high), two);
-        (
-            _mm256_or_si256(nibbles(&low[..32]), first),
-            _mm256_or_si256(nibbles(&low[32..]), second),
-        )
+        (_mm256_or_si256(nibbles(&low[..32]), first), _mm256_or_si256(nibbles(&low[32..]), second))
     }
 }
 
@@ -263,18 +271,19 @@ fn row32<F: Format32, const M: usize>(
     out: &mut [f32; M],
 ) {
     let blocks = cols / 32;
-    let q: [&[i8]; M] = std::array::from_fn(|m| &x.q[(first + m) * cols..][..cols]);
-    let scale: [&[f32]; M] = std::array::from_fn(|m| &x.scale[(first + m) * blocks..][..blocks]);
-    let sums: [&[f32]; M] = std::array::from_fn(|m| &x.sum[(first + m) * blocks..][..blocks]);
+    let q: [&[[i8; 32]]; M] = rows(x.q.as_chunks().0, first, blocks);
+    let scale: [&[f32]; M] = rows(&x.scale, first, blocks);
+    let sums: [&[f32]; M] = rows(&x.sum, first, blocks);
     let ones = _mm256_set1_epi16(1);
     let mut sum = [_mm256_setzero_ps(); M];
     let mut offset = [0.0f32; M];
     for (b, bytes) in weights.chunks_exact(F::BYTES).enumerate() {
+        prefetch(bytes);
         // SAFETY: the features are enabled here; `bytes` has the length of a block.
         let w = unsafe { F::unpack(bytes) };
         let magnitude = if F::SIGNED { _mm256_abs_epi8(w.u) } else { w.u };
         for m in 0..M {
-            let mut q = load_i8(&q[m][b * 32..][..32]);
+            let mut q = load_i8(&q[m][b]);
             if F::SIGNED {
                 q = _mm256_sign_epi8(q, w.u);
             }
