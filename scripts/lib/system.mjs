@@ -1,70 +1,117 @@
-/**
- * Where things are on this machine, and how the scripts talk to people.
- *
- * Standard output belongs to the answer; everything that the scripts say goes to standard error.
- */
+// What a machine must have before anything is built, and where things are kept.
+import { spawn, spawnSync } from 'node:child_process';
+import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
+import { createHash } from 'node:crypto';
 import { fileURLToPath } from 'node:url';
 
-/** The checkout. */
 export const root = path.resolve(path.dirname(fileURLToPath(import.meta.url)), '../..');
-
-/** The models that `npm start` uses and the one more that the tests need. */
 export const DRAFTER = 'qwen2.5-coder-0.5b-instruct-q4_k_m';
 export const VERIFIER = 'qwen2.5-coder-1.5b-instruct-q4_k_m';
-export const TEST_MODEL = 'smollm2-135m-instruct-q4_1';
 
-/** A failure whose text says what happened and what to do; shown without a stack. */
-export class Problem extends Error {}
-
-/**
- * Says what is being done.
- * @param {string} text
- */
+/** Says what is being done; standard output belongs to the answer. */
 export function say(text) {
   process.stderr.write(`tandem: ${text}\n`);
 }
 
-/**
- * The folder for models and build output: the same that the programs use (the crate `directories`).
- * @param {Record<string, string | undefined>} env
- * @param {string} platform as in `process.platform`
- * @param {string} home
- * @returns {string}
- */
+export function fail(text) {
+  say(text);
+  process.exit(1);
+}
+
+/** The folder for models and build output: the same that the programs use. */
 export function cacheFolder(env = process.env, platform = process.platform, home = os.homedir()) {
   if (env.TANDEM_CACHE_DIR) return env.TANDEM_CACHE_DIR;
   if (platform === 'darwin') return path.join(home, 'Library', 'Caches', 'tandem');
   if (platform === 'win32') {
-    const local = env.LOCALAPPDATA || path.join(home, 'AppData', 'Local');
+    const local = env.LOCALAPPDATA ?? path.join(home, 'AppData', 'Local');
     return path.join(local, 'tandem', 'cache');
   }
-  // A relative path in this variable is invalid and ignored, says its standard.
-  const xdg = env.XDG_CACHE_HOME;
-  return path.join(xdg && path.isAbsolute(xdg) ? xdg : path.join(home, '.cache'), 'tandem');
+  return path.join(env.XDG_CACHE_HOME || path.join(home, '.cache'), 'tandem');
 }
 
-// For every cargo that the scripts start, so that one folder holds one build.
-process.env.CARGO_TARGET_DIR ||= path.join(cacheFolder(), 'target');
-const target = path.resolve(root, process.env.CARGO_TARGET_DIR);
+process.env.CARGO_TARGET_DIR ??= path.join(cacheFolder(), 'target');
 
-/**
- * Path of a built program.
- * @param {string} name
- * @returns {string}
- */
+/** A built program. */
 export function program(name) {
   const file = process.platform === 'win32' ? `${name}.exe` : name;
-  return path.join(target, 'release', file);
+  return path.join(process.env.CARGO_TARGET_DIR, 'release', file);
 }
 
-/**
- * Whether a window can be shown.
- * @param {Record<string, string | undefined>} env
- * @param {string} platform
- * @returns {boolean}
- */
-export function hasDisplay(env = process.env, platform = process.platform) {
-  return platform !== 'linux' || Boolean(env.DISPLAY || env.WAYLAND_DISPLAY);
+/** Runs a command with its output on standard error; resolves with its exit code and output. */
+export function run(command, args, { capture = false, ...options } = {}) {
+  return new Promise((resolve) => {
+    const stdio = capture ? ['ignore', 'pipe', 'pipe'] : ['ignore', 2, 2];
+    const child = spawn(command, args, { cwd: root, stdio, shell: false, ...options });
+    let output = '';
+    for (const stream of [child.stdout, child.stderr]) {
+      stream?.setEncoding('utf8');
+      stream?.on('data', (data) => {
+        output += data;
+        process.stderr.write(data);
+      });
+    }
+    child.on('error', (error) => resolve({ code: 127, output: String(error) }));
+    child.on('close', (code, signal) => resolve({ code: code ?? (signal ? 130 : 1), output }));
+  });
+}
+
+export async function must(command, args, options) {
+  const { code } = await run(command, args, options);
+  if (code !== 0) fail(`\`${command} ${args.join(' ')}\` failed with ${code}`);
+}
+
+function has(command, args) {
+  return spawnSync(command, args, { stdio: 'ignore' }).status === 0;
+}
+
+export function checkToolchain() {
+  const cargo = spawnSync('cargo', ['--version'], { encoding: 'utf8' });
+  if (cargo.status !== 0) fail('Rust is missing: install it from https://rustup.rs and try again');
+  const [, major, minor] = /(\d+)\.(\d+)/.exec(cargo.stdout) ?? [];
+  if (Number(major) === 1 && Number(minor) < 90) {
+    fail(`Rust 1.90 or newer is needed, here is ${cargo.stdout.trim()}: run \`rustup update\``);
+  }
+}
+
+/** Installs Debian packages that are missing, if that is allowed here. */
+export async function systemPackages(packages) {
+  if (process.platform !== 'linux') return;
+  if (!has('dpkg-query', ['--version'])) {
+    say(`if the build of the window fails, install what corresponds to: ${packages.join(' ')}`);
+    return;
+  }
+  const installed = (name) => {
+    const found = spawnSync('dpkg-query', ['-W', '-f', '${Status}', name], { encoding: 'utf8' });
+    return found.stdout?.includes('ok installed');
+  };
+  const missing = packages.filter((name) => !installed(name));
+  if (missing.length === 0) return;
+  const sudo = process.getuid() === 0 ? [] : ['sudo', '-n'];
+  const install = ['apt-get', 'install', '-y', '--no-install-recommends', ...missing];
+  if (sudo.length && !has('sudo', ['-n', 'true'])) {
+    fail(`packages are missing; run \`sudo ${install.join(' ')}\` and try again`);
+  }
+  say(`installing ${missing.join(' ')}`);
+  const env = { ...process.env, DEBIAN_FRONTEND: 'noninteractive' };
+  const call = (args) => must([...sudo, ...args][0], [...sudo, ...args].slice(1), { env });
+  await call(['apt-get', 'update', '-q']);
+  await call(install);
+}
+
+/** `npm ci`, if what is installed is not what the lock says. */
+export async function npmPackages() {
+  const lock = readFileSync(path.join(root, 'package-lock.json'));
+  const sum = createHash('sha256').update(lock).digest('hex');
+  const stamp = path.join(root, 'node_modules', '.tandem-lock');
+  if (existsSync(stamp) && readFileSync(stamp, 'utf8') === sum) return;
+  say('installing npm packages');
+  await must('npm', ['ci', '--no-audit', '--no-fund'], { shell: process.platform === 'win32' });
+  writeFileSync(stamp, sum);
+}
+
+/** Downloads models that are not here and checks them. Needs the built `tandem`. */
+export async function models(names) {
+  for (const name of names) await must(program('tandem'), ['models', 'download', name]);
 }
