@@ -1,6 +1,8 @@
 //! Our models against candle-transformers' own, on the same files and prompts, and against
 //! themselves: incremental, batched and rolled back against one long forward.
 
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test")]
+
 mod common;
 
 use candle_core::quantized::gguf_file::Content;

@@ -1,6 +1,8 @@
 //! The encoding under honest and hostile bytes: messages come back as they were, sizes keep the
 //! promise, and no bytes whatever can panic a receiver or pass a limit.
 
+#![allow(clippy::unwrap_used, reason = "a test")]
+
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
