@@ -12,6 +12,7 @@ use axum::serve::ListenerExt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 use tandem_inference::Model;
 use tandem_protocol::{MAX_CLIENT_FRAME, MAX_DRAFT, SOCKET_PATH, SUBPROTOCOL, Welcome};
 use thiserror::Error;
@@ -54,6 +55,14 @@ pub enum StartError {
     Thread(std::io::Error),
 }
 
+/// An address that is ours, before there is a model: what is wrong with it is known at once.
+/// Devices that connect meanwhile wait in the system's queue.
+pub struct Bound {
+    listener: TcpListener,
+    address: SocketAddr,
+    config: Config,
+}
+
 /// A running edge.
 pub struct Edge {
     address: SocketAddr,
@@ -67,18 +76,27 @@ struct App {
     next: AtomicU64,
 }
 
-impl Edge {
-    /// Listens and serves `model` until [`Edge::stop`].
+impl Bound {
+    /// Takes the address.
     ///
     /// # Errors
-    /// If the address is open to the network without a token, or cannot be had.
-    pub async fn start(model: Arc<Model>, config: Config) -> Result<Self, StartError> {
+    /// If it is open to the network without a token, or cannot be had.
+    pub async fn new(config: Config) -> Result<Self, StartError> {
         if !config.listen.ip().is_loopback() && config.token.as_deref().unwrap_or("").is_empty() {
             return Err(StartError::NeedsToken(config.listen));
         }
         let listen = |source| StartError::Listen { address: config.listen, source };
         let listener = TcpListener::bind(config.listen).await.map_err(listen)?;
         let address = listener.local_addr().map_err(listen)?;
+        Ok(Self { listener, address, config })
+    }
+
+    /// Serves `model` until [`Edge::stop`].
+    ///
+    /// # Errors
+    /// If there is no thread for the model.
+    pub fn serve(self, model: Arc<Model>) -> Result<Edge, StartError> {
+        let Self { listener, address, config } = self;
         let metrics = Arc::new(Metrics::new());
         let mut limits = config.limits;
         limits.context = limits.context.clamp(2, model.info().max_context);
@@ -91,6 +109,7 @@ impl Edge {
             tokenizer: model.tokenizer().fingerprint(),
         };
         let (work, inbox) = mpsc::channel(1024);
+        let every = (limits.idle / 4).clamp(Duration::from_millis(100), Duration::from_secs(60));
         let scheduler = Scheduler::new(model, limits, Arc::clone(&metrics));
         let compute = std::thread::Builder::new()
             .name("compute".into())
@@ -120,14 +139,31 @@ impl Edge {
             let serving = axum::serve(listener, router)
                 .with_graceful_shutdown(async move { ending.cancelled().await });
             let serving = tokio::spawn(serving.into_future());
-            stopped.cancelled().await;
+            let mut clock = tokio::time::interval(every);
+            loop {
+                tokio::select! {
+                    () = stopped.cancelled() => break,
+                    // A full inbox is awake anyway.
+                    _ = clock.tick() => { let _ = shared.work.try_send(Work::Tick); }
+                }
+            }
             let _ = shared.work.send(Work::Stop).await;
             let _ = tokio::task::spawn_blocking(move || compute.join()).await;
             over.cancel();
-            let grace = std::time::Duration::from_secs(3);
+            let grace = Duration::from_secs(3);
             let _ = tokio::time::timeout(grace, serving).await;
         });
-        Ok(Self { address, stop, server })
+        Ok(Edge { address, stop, server })
+    }
+}
+
+impl Edge {
+    /// Listens and serves `model` until [`Edge::stop`].
+    ///
+    /// # Errors
+    /// As [`Bound::new`] and [`Bound::serve`].
+    pub async fn start(model: Arc<Model>, config: Config) -> Result<Self, StartError> {
+        Bound::new(config).await?.serve(model)
     }
 
     /// Where it listens.

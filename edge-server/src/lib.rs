@@ -12,6 +12,6 @@ mod scheduler;
 mod session;
 mod socket;
 
-pub use http::{Config, Edge, StartError};
+pub use http::{Bound, Config, Edge, StartError};
 pub use metrics::Metrics;
 pub use scheduler::Limits;

@@ -5,7 +5,7 @@ use clap::{Parser, Subcommand};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
-use tandem_edge::{Config, Edge, Limits};
+use tandem_edge::{Bound, Config, Limits};
 use tandem_inference::{LoadOptions, Model};
 
 /// The edge of Tandem: a large model for the devices in your network.
@@ -69,18 +69,6 @@ fn main() -> Result<()> {
 }
 
 async fn serve(args: Serve) -> Result<()> {
-    // Before the model is loaded, so that a wrong address is known at once.
-    let model = args.model.clone();
-    let threads = args.threads;
-    let stop = stop_signal(args.exit_with_parent)?;
-    let loading = tokio::task::spawn_blocking(move || load(&model, threads));
-    tokio::pin!(stop);
-    let model = tokio::select! {
-        model = loading => model??,
-        () = &mut stop => std::process::exit(0),
-    };
-    let name = model.info().name.clone();
-    tracing::info!("{name} on {}", model.info().device);
     let config = Config {
         listen: args.listen,
         token: args.token,
@@ -92,7 +80,20 @@ async fn serve(args: Serve) -> Result<()> {
         },
         connections: args.max_connections,
     };
-    let edge = Edge::start(Arc::new(model), config).await?;
+    // Before the model is loaded, so that a wrong address is known at once.
+    let bound = Bound::new(config).await?;
+    let model = args.model;
+    let threads = args.threads;
+    let stop = stop_signal(args.exit_with_parent)?;
+    let loading = tokio::task::spawn_blocking(move || load(&model, threads));
+    tokio::pin!(stop);
+    let model = tokio::select! {
+        model = loading => model??,
+        () = &mut stop => std::process::exit(0),
+    };
+    let name = model.info().name.clone();
+    tracing::info!("{name} on {}", model.info().device);
+    let edge = bound.serve(Arc::new(model))?;
     announce(&format!("tandem-edge ready at ws://{} (model {name})", edge.address()));
     stop.await;
     tracing::info!("stopping");

@@ -41,6 +41,8 @@ pub(crate) enum Work {
     Message { peer: Peer, message: ClientMessage, arrived: Instant, permit: OwnedSemaphorePermit },
     /// The connection is gone; its sessions stay for a while.
     Gone { connection: u64 },
+    /// Time has passed: idle sessions may be forgotten.
+    Tick,
     /// Finish running rounds, tell everyone, and end.
     Stop,
 }
@@ -119,6 +121,7 @@ impl Scheduler {
                     }
                 }
             }
+            Work::Tick => {}
             Work::Stop => {
                 self.stopping = true;
                 for session in self.sessions.values_mut() {

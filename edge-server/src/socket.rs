@@ -159,7 +159,12 @@ async fn run(socket: WebSocket, shared: &Shared, connection: u64) {
                         violation(&mut sink, shared, text).await;
                         break;
                     }
-                    Some(Ok(Message::Close(_)) | Err(_)) | None => break,
+                    Some(Ok(Message::Close(_))) | None => break,
+                    Some(Err(e)) => {
+                        // A frame above the limit, or bytes that are no frame; or the peer is gone.
+                        violation(&mut sink, shared, &e.to_string()).await;
+                        break;
+                    }
                 };
                 shared.metrics.received.inc_by(bytes.len() as u64);
                 let message = match decode_client(&bytes) {
