@@ -194,10 +194,11 @@ async fn violation(
     text: &str,
 ) {
     let code = ErrorCode::BadMessage;
-    shared.metrics.error(code);
     let failure = Failure { generation: None, code, message: text.to_owned() };
     let bytes = encode_server(&ServerMessage::Error(failure));
-    let _ = sink.send(Message::Binary(bytes.into())).await;
+    if sink.send(Message::Binary(bytes.into())).await.is_ok() {
+        shared.metrics.error(code);
+    }
     let frame = CloseFrame { code: 1008, reason: "protocol violation".into() };
     let _ = sink.send(Message::Close(Some(frame))).await;
 }
