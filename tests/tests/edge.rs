@@ -268,7 +268,12 @@ async fn a_long_prompt_does_not_stall_others() {
 async fn conversations_side_by_side_give_what_each_gives_alone() {
     let verifier = model(OTHER);
     let edge = serve(&verifier, config(LOOPBACK.into())).await;
-    let questions = ["Why is the sea salty?", "Write a long poem about rain.", "List forty animals.", "Explain how a bicycle works."];
+    let questions = [
+        "Why is the sea salty?",
+        "Write a long poem about rain.",
+        "List forty animals.",
+        "Explain how a bicycle works.",
+    ];
     let mut alone = Vec::new();
     let ask = |session: u8, question: &'static str| {
         let (at, hello) = (edge.address(), greeting(&verifier));
@@ -276,8 +281,8 @@ async fn conversations_side_by_side_give_what_each_gives_alone() {
         async move {
             let mut raw = Raw::connect(at, None, hello).await;
             raw.send(&open(session, 1, prompt.clone(), Sampling::GREEDY)).await;
-            raw.send(&stream(1, 0, prompt.len(), 40)).await;
-            raw.tokens(40).await
+            raw.send(&stream(1, 0, prompt.len(), 12)).await;
+            raw.tokens(12).await
         }
     };
     for (i, question) in (0..).zip(questions) {

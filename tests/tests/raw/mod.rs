@@ -19,7 +19,7 @@ use tokio_tungstenite::tungstenite::{Error, Message};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
 
 /// Longer than anything here takes.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(30);
 
 pub async fn serve(model: &Arc<Model>, config: Config) -> Edge {
     Edge::start(Arc::clone(model), config).await.expect("an edge")
@@ -153,15 +153,18 @@ impl Raw {
 
     /// The next message, or `None` after this time or at the end.
     pub async fn within(&mut self, time: Duration) -> Option<ServerMessage> {
-        loop {
-            match tokio::time::timeout(time, self.0.next()).await.ok()?? {
-                Ok(Message::Binary(bytes)) => {
-                    return Some(decode_server(&bytes).expect("a message"));
+        let message = async {
+            loop {
+                match self.0.next().await? {
+                    Ok(Message::Binary(bytes)) => {
+                        return Some(decode_server(&bytes).expect("a message"));
+                    }
+                    Ok(Message::Ping(_) | Message::Pong(_)) => {}
+                    Ok(_) | Err(_) => return None,
                 }
-                Ok(Message::Ping(_) | Message::Pong(_)) => {}
-                Ok(_) | Err(_) => return None,
             }
-        }
+        };
+        tokio::time::timeout(time, message).await.ok()?
     }
 
     pub async fn next(&mut self) -> ServerMessage {
