@@ -227,9 +227,11 @@ async fn upgrade(
     }
     let connection = app.next.fetch_add(1, Ordering::Relaxed);
     let shared = Arc::clone(&app.shared);
+    // A frame somewhat above the limit is read and refused with a reason. A larger one ends the
+    // connection unread, and the reason may be lost with it.
     upgrade
-        .max_message_size(MAX_CLIENT_FRAME)
-        .max_frame_size(MAX_CLIENT_FRAME)
+        .max_message_size(2 * MAX_CLIENT_FRAME)
+        .max_frame_size(2 * MAX_CLIENT_FRAME)
         .on_upgrade(move |socket| serve(socket, shared, connection))
 }
 
