@@ -86,7 +86,7 @@ async fn bad_input_harms_only_its_sender() {
         (vec![0xff; 50], "no message"),
         (valid[..valid.len() - 1].to_vec(), "no message"),
         ([valid, vec![1]].concat(), "follow the message"),
-        (vec![0; tandem_protocol::MAX_CLIENT_FRAME + 1], "too"),
+        (vec![0; tandem_protocol::MAX_CLIENT_FRAME + 1], "the limit is"),
     ];
     for q in [0.0, -1.0, f32::NAN, f32::INFINITY, 1.5] {
         frames.push((encode_client(&draft(1, 0, 3, &[], &[5], &[q])), "above 0 and at most 1"));
