@@ -267,7 +267,7 @@ impl Store {
         }
         let names: Vec<&str> = catalogue().iter().map(|e| e.name.as_str()).collect();
         Err(StoreError::Unknown(format!(
-            "{name_or_path} is neither a file nor a known model ({})",
+            "{name_or_path} is neither a file nor a known model ({}); `tandem models list` shows what is here",
             names.join(", ")
         )))
     }
