@@ -2,8 +2,11 @@
 //! them? The expected probabilities come from the verifier's logits, computed beside the edge.
 //! Each test ends with wrong devices, which must be noticed.
 
+// Each of these has helpers for other tests too.
+#[allow(dead_code)]
 #[path = "../../crates/speculation/tests/rounds/statistics.rs"]
 mod by;
+#[allow(dead_code)]
 mod raw;
 
 use by::chi_square;
@@ -178,14 +181,14 @@ async fn any_drafter_gives_the_verifiers_tokens_and_dishonest_ones_do_not() {
     // A support that is sent whole, and one of which samples are sent.
     for sampling in [Sampling { top_k: 8, ..PLAIN }, PLAIN] {
         let p = next(&verifier, &tokens, &sampling);
-        // Flatter than p, on its best tokens, and sometimes on one that p nearly never gives.
+        // Likes what p likes least among its best tokens, and one that p nearly never gives.
         let (mut ids, masses) = top(&p, 8);
-        let mut flat: Vec<f64> = masses[..ids.len()].iter().map(|m| m.powf(0.4)).collect();
+        let mut weights: Vec<f64> = masses[..ids.len()].iter().map(|m| m.powf(-0.2)).collect();
         ids.push(TokenId(40_000));
-        flat.push(flat.iter().sum::<f64>() / 8.0);
-        let sum: f64 = flat.iter().sum();
+        weights.push(weights.iter().sum::<f64>() / 8.0);
+        let sum: f64 = weights.iter().sum();
         let mut entries: Vec<_> =
-            ids.into_iter().zip(flat.iter().map(|w| (w / sum) as f32)).collect();
+            ids.into_iter().zip(weights.iter().map(|w| (w / sum) as f32)).collect();
         entries.sort_by_key(|e| e.0);
         let q = Distribution::sparse(entries).expect("a distribution");
         for wrong in [Wrong::Nothing, Wrong::SmallerQ, Wrong::KeepsDrafts, Wrong::NoResidual] {
@@ -199,7 +202,7 @@ async fn any_drafter_gives_the_verifiers_tokens_and_dishonest_ones_do_not() {
             if wrong == Wrong::Nothing {
                 assert!(far < 4.0, "{far} standard deviations");
             } else {
-                assert!(far > 6.0, "{wrong:?} passes: {far} standard deviations");
+                assert!(far > 5.0, "{wrong:?} passes: {far} standard deviations");
             }
         }
     }
