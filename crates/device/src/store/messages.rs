@@ -1,0 +1,261 @@
+//! Questions and answers.
+
+use super::{Store, StoreError, found};
+use crate::now_ms;
+use crate::record::{Finish, Totals};
+use serde::{Deserialize, Serialize};
+use sqlx::Row;
+use sqlx::sqlite::SqliteRow;
+
+/// How a message is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    /// Being written.
+    Streaming,
+    /// Complete.
+    Done,
+    /// Stopped by the user.
+    Stopped,
+    /// The program ended in the middle.
+    Interrupted,
+    /// Ended by an error.
+    Failed,
+}
+
+impl Status {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Streaming => "streaming",
+            Self::Done => "done",
+            Self::Stopped => "stopped",
+            Self::Interrupted => "interrupted",
+            Self::Failed => "failed",
+        }
+    }
+
+    fn parse(text: &str) -> Self {
+        [Self::Streaming, Self::Done, Self::Stopped, Self::Interrupted]
+            .into_iter()
+            .find(|s| s.as_str() == text)
+            .unwrap_or(Self::Failed)
+    }
+}
+
+/// An answer's figures, as they are shown.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Stats {
+    /// Who wrote it: `dssd`, `edge`, `device` or `mixed`.
+    pub mode: String,
+    /// Tokens.
+    pub tokens: u64,
+    /// Rounds.
+    pub rounds: u64,
+    /// Drafted tokens whose acceptance was tested.
+    pub drafted: u64,
+    /// Accepted ones among them.
+    pub accepted: u64,
+    /// Time to the first token.
+    pub ttft_ms: Option<f64>,
+    /// Speed after the first round.
+    pub tokens_per_s: Option<f64>,
+    /// Payload sent.
+    pub uplink_bytes: u64,
+    /// Payload received.
+    pub downlink_bytes: u64,
+    /// Why it ended: `stop`, `length`, `cancelled`.
+    pub finish: Option<String>,
+}
+
+impl Stats {
+    /// The figures of an answer that is being written.
+    #[must_use]
+    pub fn of(totals: &Totals, finish: Option<Finish>) -> Option<Self> {
+        Some(Self {
+            mode: totals.mode()?.to_owned(),
+            tokens: totals.tokens,
+            rounds: totals.rounds,
+            drafted: totals.drafted - totals.ignored,
+            accepted: totals.accepted,
+            ttft_ms: totals.ttft_ms,
+            tokens_per_s: totals.tokens_per_s,
+            uplink_bytes: totals.uplink_bytes,
+            downlink_bytes: totals.downlink_bytes,
+            finish: finish.map(|f| f.as_str().to_owned()),
+        })
+    }
+}
+
+/// A message.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Message {
+    /// Its row.
+    pub id: i64,
+    /// Whose.
+    pub conversation_id: i64,
+    /// `user` or `assistant`.
+    pub role: String,
+    /// Its text so far.
+    pub content: String,
+    /// How it is.
+    pub status: Status,
+    /// Milliseconds since the epoch.
+    pub created_at: i64,
+    /// What went wrong and what to do.
+    pub error: Option<String>,
+    /// Of an answer with at least one round.
+    pub stats: Option<Stats>,
+}
+
+impl Store {
+    /// Marks answers that a crash left in the middle. For the program that owns the conversations,
+    /// at its start.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn recover(&self) -> Result<u64, StoreError> {
+        let text = "The program ended before this answer was complete. What was received is kept.";
+        let done = sqlx::query(
+            "UPDATE messages SET status = 'interrupted', error = ? WHERE status = 'streaming'",
+        )
+        .bind(text)
+        .execute(&self.pool)
+        .await?;
+        Ok(done.rows_affected())
+    }
+
+    /// Messages of a conversation, oldest first.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn messages(&self, conversation: i64) -> Result<Vec<Message>, StoreError> {
+        let rows =
+            sqlx::query(MESSAGES_OF_CONVERSATION).bind(conversation).fetch_all(&self.pool).await?;
+        rows.iter().map(message).collect()
+    }
+
+    /// One message.
+    ///
+    /// # Errors
+    /// If there is none, or the database fails.
+    pub async fn message(&self, id: i64) -> Result<Message, StoreError> {
+        let row = sqlx::query(ONE_MESSAGE).bind(id).fetch_optional(&self.pool).await?;
+        message(&row.ok_or(StoreError::Missing("message"))?)
+    }
+
+    /// A question, and the still empty answer to it; returns both.
+    ///
+    /// # Errors
+    /// If there is no such conversation, or the database fails.
+    pub async fn ask(
+        &self,
+        conversation: i64,
+        text: &str,
+    ) -> Result<(Message, Message), StoreError> {
+        let mut transaction = self.pool.begin_with("BEGIN IMMEDIATE").await?;
+        let now = now_ms();
+        let touched = sqlx::query("UPDATE conversations SET updated_at = ? WHERE id = ?")
+            .bind(now)
+            .bind(conversation)
+            .execute(&mut *transaction)
+            .await?;
+        found(touched.rows_affected(), "conversation")?;
+        let mut ids = [0; 2];
+        for (id, (role, content, status)) in
+            ids.iter_mut().zip([("user", text, "done"), ("assistant", "", "streaming")])
+        {
+            *id = sqlx::query(
+                "INSERT INTO messages (conversation, role, content, status, created_at)
+                 VALUES (?, ?, ?, ?, ?)",
+            )
+            .bind(conversation)
+            .bind(role)
+            .bind(content)
+            .bind(status)
+            .bind(now)
+            .execute(&mut *transaction)
+            .await?
+            .last_insert_rowid();
+        }
+        transaction.commit().await?;
+        Ok((self.message(ids[0]).await?, self.message(ids[1]).await?))
+    }
+
+    /// Ends an answer.
+    ///
+    /// # Errors
+    /// If the message is gone, or the database fails.
+    pub async fn finish(
+        &self,
+        message: i64,
+        status: Status,
+        finish: Option<Finish>,
+        rest: &str,
+        error: Option<&str>,
+    ) -> Result<Message, StoreError> {
+        let done = sqlx::query(
+            "UPDATE messages SET status = ?, finish = ?, content = content || ?, error = ?
+             WHERE id = ?",
+        )
+        .bind(status.as_str())
+        .bind(finish.map(Finish::as_str))
+        .bind(rest)
+        .bind(error)
+        .bind(message)
+        .execute(&self.pool)
+        .await?;
+        found(done.rows_affected(), "message")?;
+        self.message(message).await
+    }
+}
+
+macro_rules! messages_where {
+    ($condition:literal) => {
+        concat!(
+            "SELECT m.*, count(r.round) AS rounds, ",
+            "coalesce(sum(r.drafted - r.ignored), 0) AS drafted, ",
+            "coalesce(sum(r.accepted), 0) AS accepted, ",
+            "coalesce(sum(r.uplink_bytes), 0) AS uplink_bytes, ",
+            "coalesce(sum(r.downlink_bytes), 0) AS downlink_bytes, ",
+            "CASE WHEN min(r.mode) = max(r.mode) THEN min(r.mode) ELSE 'mixed' END AS mode ",
+            "FROM messages m LEFT JOIN rounds r ON r.message = m.id WHERE ",
+            $condition,
+            " GROUP BY m.id ORDER BY m.id"
+        )
+    };
+}
+const MESSAGES_OF_CONVERSATION: &str = messages_where!("m.conversation = ?");
+const ONE_MESSAGE: &str = messages_where!("m.id = ?");
+
+fn message(row: &SqliteRow) -> Result<Message, StoreError> {
+    let count = |name: &str| row.try_get::<i64, _>(name).map(|n| n.max(0) as u64);
+    let rounds = count("rounds")?;
+    let stats = if rounds == 0 {
+        None
+    } else {
+        Some(Stats {
+            mode: row.try_get("mode")?,
+            tokens: count("tokens")?,
+            rounds,
+            drafted: count("drafted")?,
+            accepted: count("accepted")?,
+            ttft_ms: row.try_get("ttft_ms")?,
+            tokens_per_s: row.try_get("tokens_per_s")?,
+            uplink_bytes: count("uplink_bytes")?,
+            downlink_bytes: count("downlink_bytes")?,
+            finish: row.try_get("finish")?,
+        })
+    };
+    Ok(Message {
+        id: row.try_get("id")?,
+        conversation_id: row.try_get("conversation")?,
+        role: row.try_get("role")?,
+        content: row.try_get("content")?,
+        status: Status::parse(row.try_get("status")?),
+        created_at: row.try_get("created_at")?,
+        error: row.try_get("error")?,
+        stats,
+    })
+}
