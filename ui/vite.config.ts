@@ -13,5 +13,6 @@ export default defineConfig({
     // Everything inlined would have to be allowed as data: in the content security policy.
     assetsInlineLimit: 0,
   },
-  test: { environment: 'jsdom', include: ['src/**/*.test.ts'] },
+  // A machine that compiles something meanwhile takes long for the longest of them.
+  test: { environment: 'jsdom', include: ['src/**/*.test.ts'], testTimeout: 30_000 },
 });

@@ -97,7 +97,8 @@ impl ModelEntry {
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+// A setting that an older version did not know has its default, and the others stay.
+#[serde(rename_all = "camelCase", default)]
 pub(crate) struct Settings {
     pub mode: Mode,
     pub gamma: Option<usize>,
@@ -107,6 +108,7 @@ pub(crate) struct Settings {
     pub max_tokens: usize,
     pub system_prompt: String,
     pub theme: String,
+    pub language: String,
     pub when_edge_lost: WhenEdgeLost,
 }
 
@@ -122,6 +124,7 @@ impl Default for Settings {
             max_tokens: 1024,
             system_prompt: String::new(),
             theme: "system".into(),
+            language: "auto".into(),
             when_edge_lost: WhenEdgeLost::Continue,
         }
     }
@@ -153,6 +156,9 @@ impl Settings {
         }
         if !["system", "light", "dark"].contains(&self.theme.as_str()) {
             return Some("the theme must be system, light or dark".into());
+        }
+        if !["auto", "en", "de", "fr"].contains(&self.language.as_str()) {
+            return Some("the language must be auto, en, de or fr".into());
         }
         None
     }

@@ -86,6 +86,7 @@ export interface Settings {
   maxTokens: number;
   systemPrompt: string;
   theme: 'system' | 'light' | 'dark';
+  language: 'auto' | 'en' | 'de' | 'fr';
   whenEdgeLost: 'continue' | 'stop';
 }
 

@@ -1,8 +1,11 @@
 /** Numbers and times as the user reads them. */
+import { chat } from '../i18n/chat';
+import { common } from '../i18n/common';
+import { date, fixed, percent } from '../i18n/core.svelte';
 import type { Stats } from './api';
 
 export function bytes(count: number): string {
-  const units = ['B', 'kB', 'MB', 'GB'];
+  const units = common.byteUnits.split(' ');
   let value = count;
   let unit = 0;
   // 999.95 would round to "1000.0".
@@ -10,25 +13,25 @@ export function bytes(count: number): string {
     value /= 1000;
     unit += 1;
   }
-  return `${unit === 0 ? Math.round(value) : value.toFixed(1)} ${units[unit]}`;
+  return `${fixed(value, unit === 0 ? 0 : 1)} ${units[unit]}`;
 }
 
 export function duration(seconds: number): string {
-  if (seconds < 60) return `${Math.max(1, Math.round(seconds))} s`;
-  if (seconds < 3600) return `${Math.round(seconds / 60)} min`;
+  if (seconds < 60) return common.seconds(Math.max(1, Math.round(seconds)));
+  if (seconds < 3600) return common.minutes(Math.round(seconds / 60));
   const minutes = Math.round(seconds / 60);
-  return `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
+  return common.hoursMinutes(Math.floor(minutes / 60), minutes % 60);
 }
 
 export function relativeTime(then: number, now: number): string {
   const minutes = Math.floor((now - then) / 60_000);
-  if (minutes < 1) return 'now';
-  if (minutes < 60) return `${minutes} min`;
-  if (minutes < 24 * 60) return `${Math.floor(minutes / 60)} h`;
+  if (minutes < 1) return common.now;
+  if (minutes < 60) return common.minutes(minutes);
+  if (minutes < 24 * 60) return common.hours(Math.floor(minutes / 60));
   const days = Math.floor(minutes / (24 * 60));
-  if (days < 7) return days === 1 ? 'yesterday' : `${days} days`;
+  if (days < 7) return common.days(days);
   const sameYear = new Date(then).getFullYear() === new Date(now).getFullYear();
-  return new Date(then).toLocaleDateString('en-GB', {
+  return date(then, {
     day: 'numeric',
     month: 'short',
     year: sameYear ? undefined : 'numeric',
@@ -44,13 +47,6 @@ export function titleFrom(text: string): string {
   return `${word > 40 ? cut.slice(0, word) : cut}…`;
 }
 
-export const modeNames: Record<Stats['mode'], string> = {
-  dssd: 'drafter + edge',
-  edge: 'edge only',
-  device: 'device only',
-  mixed: 'partly device only',
-};
-
 export interface StatsPart {
   text: string;
   help: string;
@@ -60,25 +56,16 @@ export interface StatsPart {
 export function statsParts(stats: Stats): StatsPart[] {
   const parts: StatsPart[] = [];
   const add = (text: string, help: string) => parts.push({ text, help });
-  if (stats.tokensPerS !== null)
-    add(`${stats.tokensPerS.toFixed(1)} tok/s`, 'Tokens per second over the whole answer');
-  if (stats.ttftMs !== null)
-    add(
-      `first word ${(stats.ttftMs / 1000).toFixed(1)} s`,
-      'Time from sending to the first token (TTFT)',
-    );
+  if (stats.tokensPerS !== null) add(chat.speed(fixed(stats.tokensPerS, 1)), chat.speedHelp);
+  if (stats.ttftMs !== null) add(chat.ttft(fixed(stats.ttftMs / 1000, 1)), chat.ttftHelp);
   if (stats.drafted > 0)
     add(
-      `${Math.round((100 * stats.accepted) / stats.drafted)} % accepted`,
-      `Acceptance: the verifier kept ${stats.accepted} of ${stats.drafted} drafted tokens in ${stats.rounds} rounds`,
+      chat.accepted(percent(stats.accepted / stats.drafted)),
+      chat.acceptedHelp(stats.accepted, stats.drafted, stats.rounds),
     );
   if (stats.uplinkBytes + stats.downlinkBytes > 0)
-    add(
-      `↑ ${bytes(stats.uplinkBytes)} ↓ ${bytes(stats.downlinkBytes)}`,
-      'Bytes sent to and received from the edge for this answer',
-    );
-  add(stats.tokens === 1 ? '1 token' : `${stats.tokens} tokens`, 'Length of the answer');
-  if (stats.finish === 'length')
-    add('length limit reached', 'The answer ended at the maximum length in the settings');
+    add(`↑ ${bytes(stats.uplinkBytes)} ↓ ${bytes(stats.downlinkBytes)}`, chat.bytesHelp);
+  add(common.tokens(stats.tokens), chat.lengthHelp);
+  if (stats.finish === 'length') add(chat.limit, chat.limitHelp);
   return parts;
 }

@@ -7,6 +7,7 @@
  */
 import DOMPurify from 'dompurify';
 import { Marked, type Token } from 'marked';
+import { chat } from '../i18n/chat';
 
 const PLAIN_TAG = /^<\/?(br|sub|sup|kbd|mark)\s*\/?>$/i;
 const ALLOWED_TAGS = (
@@ -28,7 +29,7 @@ const marked = new Marked({
     code: ({ text, lang }) =>
       '<div class="code"><div class="code-head">' +
       `<span>${escape(lang?.split(/\s/)[0] || 'text')}</span>` +
-      '<button type="button" class="copy-code">Copy</button></div>' +
+      `<button type="button" class="copy-code">${chat.copyCode}</button></div>` +
       `<pre><code>${escape(text)}</code></pre></div>`,
   },
 });

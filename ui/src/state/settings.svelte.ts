@@ -1,3 +1,4 @@
+import { language } from '../i18n/core.svelte';
 import * as api from '../lib/api';
 
 type Theme = api.Settings['theme'];
@@ -18,6 +19,9 @@ systemDark.addEventListener('change', () => showTheme(shown));
 
 class SettingsState {
   current = $state.raw<api.Settings | null>(null);
+  /** What is being edited; it outlives the view, and counts only when it is saved. */
+  form = $state<api.Settings | null>(null);
+  changed = $derived(JSON.stringify(this.form) !== JSON.stringify(this.current));
 
   async init() {
     this.#take(await api.settingsGet());
@@ -27,10 +31,23 @@ class SettingsState {
     this.#take(await api.settingsSet(settings));
   }
 
+  /** Theme and language are shown while they are being chosen. */
+  preview() {
+    if (!this.form) return;
+    showTheme(this.form.theme);
+    language.show(this.form.language);
+  }
+
+  discard() {
+    if (this.current) this.#take(this.current);
+  }
+
   #take(settings: api.Settings) {
     this.current = settings;
+    this.form = { ...settings };
     localStorage.setItem(THEME_SLOT, settings.theme);
     showTheme(settings.theme);
+    language.keep(settings.language);
   }
 }
 

@@ -1,3 +1,5 @@
+import { common } from '../i18n/common';
+
 /** One short message at the bottom of the window, for what has no better place. */
 class Toast {
   text = $state('');
@@ -17,7 +19,7 @@ export async function copyText(text: string): Promise<boolean> {
     await navigator.clipboard.writeText(text);
     return true;
   } catch {
-    toast.show('Copying is not allowed here. Select the text and copy it by hand.');
+    toast.show(common.copyRefused);
     return false;
   }
 }
