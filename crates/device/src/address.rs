@@ -75,6 +75,15 @@ impl EdgeAddress {
         format!("ws://{}{SOCKET_PATH}", self.authority)
     }
 
+    /// Whether it is on this machine.
+    #[must_use]
+    pub fn is_loopback(&self) -> bool {
+        let host = self.authority.rsplit_once(':').map_or(&*self.authority, |(host, _)| host);
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        let address = host.parse::<std::net::IpAddr>();
+        host.eq_ignore_ascii_case("localhost") || address.is_ok_and(|a| a.is_loopback())
+    }
+
     pub(crate) fn token(&self) -> Option<&str> {
         self.token.as_deref()
     }
@@ -118,6 +127,13 @@ mod tests {
             assert!(matches!(text.parse::<EdgeAddress>(), Err(AddressError::Form(_))), "{text}");
         }
         assert!(matches!("wss://box".parse::<EdgeAddress>(), Err(AddressError::Tls(_))));
+    }
+
+    #[test]
+    fn this_machine_is_recognised() {
+        let here = |text: &str| text.parse::<EdgeAddress>().expect(text).is_loopback();
+        assert!(here("localhost") && here("ws://127.0.0.1:9") && here("[::1]:9"));
+        assert!(!here("box.local") && !here("10.0.0.2:1") && !here("[fe80::1]:9"));
     }
 
     #[test]

@@ -7,7 +7,8 @@
 
 use crate::drafter::{DraftRequest, Drafted, Drafter, DrafterError};
 use crate::link::{Channel, Link, LinkState};
-use crate::record::{Finish, Gamma, Mode, RoundRecord, Totals, WhenEdgeLost};
+use crate::record::{Finish, Gamma, Mode, Pair, RoundRecord, Totals, WhenEdgeLost};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tandem_inference::Detokenizer;
 use tandem_protocol::{ClientMessage, Open, SessionId};
@@ -154,6 +155,8 @@ pub(crate) struct Run<'a, F> {
     pub length: DraftLength,
     pub randomness: Randomness,
     pub context: usize,
+    /// The drafter alone, and with the edge of the present connection.
+    pairs: [Arc<Pair>; 2],
     detokenizer: Detokenizer,
     totals: Totals,
     started: Instant,
@@ -183,6 +186,8 @@ pub async fn generate<F: FnMut(Event)>(
         Gamma::Auto => 12,
         Gamma::Fixed(n) => n,
     };
+    let info = drafter.model().info();
+    let alone = Arc::new(Pair::alone(&info.name, info.vocab));
     let mut run = Run {
         drafter,
         request,
@@ -197,6 +202,7 @@ pub async fn generate<F: FnMut(Event)>(
         length: DraftLength::new(max),
         randomness: Randomness::new(request.seed),
         context: drafter.context(),
+        pairs: [Arc::clone(&alone), alone],
         detokenizer: drafter.model().tokenizer().detokenizer(),
         totals: Totals::default(),
         started: Instant::now(),
@@ -307,6 +313,9 @@ impl<F: FnMut(Event)> Run<'_, F> {
             let context = self.drafter.context().min(welcome.max_context as usize);
             self.check_context(context)?;
             self.context = context;
+            if self.opened != Some(epoch) {
+                self.pairs[1] = Arc::new(self.pairs[0].with(channel.link().address(), &welcome));
+            }
             return Ok(Some(epoch));
         }
         if self.alone {
@@ -404,12 +413,15 @@ impl<F: FnMut(Event)> Run<'_, F> {
             uplink_bytes: 0,
             downlink_bytes: 0,
             started_at,
+            decision: None,
+            pair: Arc::clone(&self.pairs[usize::from(mode != "device")]),
+            tokens: Vec::new(),
+            pieces: Vec::new(),
         }
     }
 
     /// Ends a round: its tokens, up to an end token or the wanted number, become part of the text.
-    pub fn commit(&mut self, record: RoundRecord, new: &[TokenId]) -> Result<(), GenerateError> {
-        let mut text = String::new();
+    pub fn commit(&mut self, mut record: RoundRecord, new: &[TokenId]) -> Result<(), GenerateError> {
         let mut kept = Vec::with_capacity(new.len());
         for &id in new {
             if self.finished().is_some() {
@@ -417,12 +429,14 @@ impl<F: FnMut(Event)> Run<'_, F> {
             }
             self.tokens.push(id);
             kept.push(id);
-            if self.drafter.model().tokenizer().is_end(id) {
-                text.push_str(&self.detokenizer.finish()?);
+            record.pieces.push(if self.drafter.model().tokenizer().is_end(id) {
+                self.detokenizer.finish()?
             } else {
-                text.push_str(&self.detokenizer.push(id)?);
-            }
+                self.detokenizer.push(id)?
+            });
         }
+        let text = record.pieces.concat();
+        record.tokens.clone_from(&kept);
         self.round += 1;
         self.totals.add(&record, kept.len(), self.started);
         let totals = self.totals.clone();

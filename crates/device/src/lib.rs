@@ -15,7 +15,7 @@ pub use address::{AddressError, EdgeAddress};
 pub use drafter::{DraftRequest, Drafted, Drafter, DrafterError};
 pub use generate::{Answer, Event, GenerateError, Request, generate};
 pub use link::{Channel, Incoming, Link, LinkState};
-pub use record::{Finish, Gamma, Mode, RoundRecord, Totals, WhenEdgeLost};
+pub use record::{Finish, Gamma, Mode, Pair, RoundRecord, Totals, WhenEdgeLost};
 
 use std::time::{SystemTime, UNIX_EPOCH};
 use tandem_protocol::SessionId;

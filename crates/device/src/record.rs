@@ -1,8 +1,11 @@
 //! What is asked of an answer and what is recorded about it.
 
+use crate::EdgeAddress;
 use serde::{Deserialize, Serialize};
 use std::str::FromStr;
-use tandem_protocol::MAX_DRAFT;
+use std::sync::Arc;
+use tandem_protocol::{MAX_DRAFT, Welcome};
+use tandem_speculation::TokenId;
 
 /// Who writes an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -109,6 +112,38 @@ impl Finish {
     }
 }
 
+/// Who takes part in a round: figures of different boxes and models are told apart by it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Pair {
+    /// The box; empty for the drafter alone, `local` for an edge on this machine, whose port
+    /// changes with each start.
+    pub edge: String,
+    /// The verifier; empty for the drafter alone.
+    pub verifier: String,
+    /// The drafter; empty where nobody wrote it down.
+    pub drafter: String,
+    /// Tokens in the vocabulary, 0 where nobody wrote it down: what a whole distribution would
+    /// have cost on the wire.
+    pub vocab: u32,
+}
+
+impl Pair {
+    /// The drafter alone.
+    #[must_use]
+    pub fn alone(drafter: &str, vocab: usize) -> Self {
+        let vocab = u32::try_from(vocab).unwrap_or(u32::MAX);
+        Self { drafter: drafter.to_owned(), vocab, ..Self::default() }
+    }
+
+    /// The same drafter with an edge.
+    #[must_use]
+    pub fn with(&self, edge: &EdgeAddress, welcome: &Welcome) -> Self {
+        let edge = if edge.is_loopback() { "local".into() } else { edge.to_string() };
+        Self { edge, verifier: welcome.model.clone(), ..self.clone() }
+    }
+}
+
 /// One round, as it is stored and printed. A round gives `accepted` tokens and one more.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct RoundRecord {
@@ -146,6 +181,18 @@ pub struct RoundRecord {
     pub downlink_bytes: u64,
     /// Milliseconds since the epoch.
     pub started_at: i64,
+    /// What was decided about how to go on, and why, when it was decided in this round.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub decision: Option<String>,
+    /// Who took part.
+    #[serde(skip)]
+    pub pair: Arc<Pair>,
+    /// Its tokens as they became part of the text.
+    #[serde(skip)]
+    pub tokens: Vec<TokenId>,
+    /// The text that each of them completed; empty for a part of a character.
+    #[serde(skip)]
+    pub pieces: Vec<String>,
 }
 
 /// Sums over an answer's rounds.
