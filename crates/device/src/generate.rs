@@ -421,7 +421,11 @@ impl<F: FnMut(Event)> Run<'_, F> {
     }
 
     /// Ends a round: its tokens, up to an end token or the wanted number, become part of the text.
-    pub fn commit(&mut self, mut record: RoundRecord, new: &[TokenId]) -> Result<(), GenerateError> {
+    pub fn commit(
+        &mut self,
+        mut record: RoundRecord,
+        new: &[TokenId],
+    ) -> Result<(), GenerateError> {
         let mut kept = Vec::with_capacity(new.len());
         for &id in new {
             if self.finished().is_some() {

@@ -212,8 +212,19 @@ pub struct Choices {
 const POINTS: i64 = 60;
 /// Widths of a point that a reader can name.
 const WIDTHS: &[i64] = &[
-    1_000, 5_000, 15_000, 60_000, 300_000, 900_000, 3_600_000, 10_800_000, 21_600_000, 43_200_000,
-    86_400_000, 604_800_000, 2_592_000_000,
+    1_000,
+    5_000,
+    15_000,
+    60_000,
+    300_000,
+    900_000,
+    3_600_000,
+    10_800_000,
+    21_600_000,
+    43_200_000,
+    86_400_000,
+    604_800_000,
+    2_592_000_000,
 ];
 /// Of `rounds`, aggregated: what is summed for each kind of round.
 const SUMS: &str = "count(*) AS n, total(r.draft_ms) AS draft, total(r.rtt_ms) AS rtt, \
@@ -260,7 +271,8 @@ impl Store {
     /// If the database fails.
     pub async fn metrics(&self, filter: &Filter) -> Result<Metrics, StoreError> {
         let groups = self.groups(filter).await?;
-        let mut metrics = Metrics { rounds: groups.iter().map(|g| g.rounds).sum(), ..fold(&groups) };
+        let mut metrics =
+            Metrics { rounds: groups.iter().map(|g| g.rounds).sum(), ..fold(&groups) };
         if let Some((from, until)) = self.span(filter).await? {
             metrics.width_ms = width(from, until);
             metrics.speed = self.speed(filter, metrics.width_ms).await?;
@@ -285,22 +297,21 @@ impl Store {
         rows.iter().map(group).collect()
     }
 
-    /// Times of the first answer and of the last round.
+    /// Times of the first and the last of answers and rounds.
     async fn span(&self, filter: &Filter) -> Result<Option<(i64, i64)>, StoreError> {
-        let mut sql = QueryBuilder::new("SELECT min(m.created_at) AS first, max(m.created_at) AS last");
+        let mut sql =
+            QueryBuilder::new("SELECT min(m.created_at) AS first, max(m.created_at) AS last");
         filter.answers(&mut sql);
         let row = sql.build().fetch_one(&self.pool).await?;
-        let (first, last): (Option<i64>, Option<i64>) =
-            (row.try_get("first")?, row.try_get("last")?);
-        let (Some(first), Some(last)) = (first, last) else { return Ok(None) };
-        let row = sqlx::query(
-            "SELECT max(r.started_at) AS last FROM messages m JOIN rounds r ON r.message = m.id
-             WHERE m.created_at = ? AND m.writer IS NOT NULL",
-        )
-        .bind(last)
-        .fetch_one(&self.pool)
-        .await?;
-        Ok(Some((first, row.try_get::<Option<i64>, _>("last")?.unwrap_or(last).max(last))))
+        let mut times = vec![row.try_get::<Option<i64>, _>("first")?, row.try_get("last")?];
+        for order in [" ORDER BY r.started_at LIMIT 1", " ORDER BY r.started_at DESC LIMIT 1"] {
+            let mut sql = QueryBuilder::new("SELECT r.started_at");
+            filter.rounds(&mut sql, "rounds_in_time");
+            let row = sql.push(order).build().fetch_optional(&self.pool).await?;
+            times.push(row.map(|r| r.try_get("started_at")).transpose()?);
+        }
+        let times = || times.iter().flatten().copied();
+        Ok(times().min().zip(times().max()))
     }
 
     /// Speed of answers over time.
@@ -483,7 +494,7 @@ impl Filter {
 
 /// The narrowest width that needs at most [`POINTS`] points.
 fn width(from: i64, until: i64) -> i64 {
-    let least = (until - from) / (POINTS - 1) + 1;
+    let least = until.saturating_sub(from) / (POINTS - 1) + 1;
     WIDTHS.iter().copied().find(|w| *w >= least).unwrap_or(least)
 }
 
@@ -577,14 +588,15 @@ impl Bytes {
             return;
         }
         let distribution = 4 * g.vocab;
+        let drafted = g.rounds.saturating_mul(g.drafted);
         // The last tested token of a round is the only one that can have been rejected.
         let rejected = if g.tested > g.accepted { g.rounds } else { 0 };
         self.rounds += g.rounds;
         self.uplink += g.uplink;
         self.downlink += g.downlink;
-        self.dsd_uplink += g.rounds * g.drafted * (4 + distribution);
+        self.dsd_uplink += drafted.saturating_mul(4 + distribution);
         self.dsd_downlink += g.rounds * 8;
-        self.dssd_uplink += g.rounds * g.drafted * 8;
+        self.dssd_uplink += drafted.saturating_mul(8);
         self.dssd_downlink += rejected * (4 + distribution) + (g.rounds - rejected) * 8;
     }
 }

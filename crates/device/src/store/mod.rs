@@ -5,11 +5,17 @@
 
 mod conversations;
 mod messages;
+mod metrics;
 mod rounds;
 mod settings;
+mod split;
 
 pub use conversations::Conversation;
 pub use messages::{Message, Stats, Status};
+pub use metrics::{
+    Acceptance, Bytes, Choices, Compared, Filter, Metrics, Position, Speed, Time, Tokens, Trips,
+};
+pub use split::{Origin, Split, SplitRound, SplitToken};
 
 use sqlx::migrate::MigrateError;
 use sqlx::sqlite::{

@@ -1,7 +1,8 @@
 //! Rounds: one row each, written together with the text that it gave.
 
 use super::{Store, StoreError, found};
-use crate::record::{RoundRecord, Totals};
+use crate::record::{Pair, RoundRecord, Totals};
+use sqlx::{Row, SqliteConnection};
 
 impl Store {
     /// Adds a round and its text to an answer.
@@ -16,20 +17,33 @@ impl Store {
         totals: &Totals,
     ) -> Result<(), StoreError> {
         let mut transaction = self.pool.begin_with("BEGIN IMMEDIATE").await?;
+        let pair = pair_id(&mut transaction, &r.pair).await?;
         let done = sqlx::query(
-            "UPDATE messages SET content = content || ?, tokens = ?, ttft_ms = ?, tokens_per_s = ?
-             WHERE id = ?",
+            "UPDATE messages SET content = content || ?1, tokens = ?2, ttft_ms = ?3,
+                 tokens_per_s = ?4,
+                 writer = CASE WHEN coalesce(writer, ?5) = ?5 THEN ?5 ELSE 'mixed' END,
+                 gamma = CASE WHEN writer IS NULL OR gamma = ?6 THEN ?6 END,
+                 pair = CASE WHEN pair IS NULL OR ?7 THEN ?8 ELSE pair END
+             WHERE id = ?9",
         )
         .bind(text)
         .bind(totals.tokens as i64)
         .bind(totals.ttft_ms)
         .bind(totals.tokens_per_s)
+        .bind(r.mode)
+        .bind(r.gamma)
+        // An answer belongs to the box that took part in it, be it only in some rounds.
+        .bind(!r.pair.edge.is_empty())
+        .bind(pair)
         .bind(message)
         .execute(&mut *transaction)
         .await?;
         found(done.rows_affected(), "message")?;
         sqlx::query(
-            "INSERT INTO rounds VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO rounds (message, round, mode, scheme, gamma, drafted, accepted, ignored,
+                 outcome, draft_ms, rtt_ms, queue_ms, verify_ms, residual_ms, uplink_bytes,
+                 downlink_bytes, started_at, pair, decision)
+             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         )
         .bind(message)
         .bind(r.round)
@@ -48,9 +62,36 @@ impl Store {
         .bind(r.uplink_bytes as i64)
         .bind(r.downlink_bytes as i64)
         .bind(r.started_at)
+        .bind(pair)
+        .bind(r.decision.as_deref())
         .execute(&mut *transaction)
         .await?;
+        let ids: Vec<u8> = r.tokens.iter().flat_map(|id| id.0.to_le_bytes()).collect();
+        sqlx::query("INSERT INTO round_tokens VALUES (?, ?, ?, ?)")
+            .bind(message)
+            .bind(r.round)
+            .bind(ids)
+            .bind(serde_json::to_string(&r.pieces).unwrap_or_default())
+            .execute(&mut *transaction)
+            .await?;
         transaction.commit().await?;
         Ok(())
     }
+}
+
+/// The row of a pair, made when it is new.
+pub(super) async fn pair_id(
+    connection: &mut SqliteConnection,
+    pair: &Pair,
+) -> Result<i64, StoreError> {
+    let bound = |sql| {
+        sqlx::query(sql).bind(&pair.edge).bind(&pair.verifier).bind(&pair.drafter).bind(pair.vocab)
+    };
+    let known =
+        "SELECT id FROM pairs WHERE edge = ? AND verifier = ? AND drafter = ? AND vocab = ?";
+    if let Some(row) = bound(known).fetch_optional(&mut *connection).await? {
+        return Ok(row.try_get("id")?);
+    }
+    let new = "INSERT INTO pairs (edge, verifier, drafter, vocab) VALUES (?, ?, ?, ?)";
+    Ok(bound(new).execute(connection).await?.last_insert_rowid())
 }

@@ -1,0 +1,177 @@
+//! One answer, token by token: who made each, and what its round cost.
+
+use super::{Store, StoreError};
+use serde::Serialize;
+use sqlx::Row;
+use sqlx::sqlite::SqliteRow;
+
+/// Where a token came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Origin {
+    /// Drafted on the device and accepted by the edge.
+    Accepted,
+    /// Drawn on the device from what the edge sent after a rejection.
+    Residual,
+    /// The edge's own choice after a rejection.
+    Token,
+    /// The edge's next token after a whole draft was accepted.
+    Bonus,
+    /// The edge alone.
+    Edge,
+    /// The drafter alone.
+    Device,
+}
+
+/// A token of an answer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SplitToken {
+    /// Its id in the vocabulary.
+    pub id: u32,
+    /// The text that it completed.
+    pub text: String,
+    /// Who made it.
+    pub origin: Origin,
+}
+
+/// A round of an answer, as [`crate::RoundRecord`] has it.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[allow(missing_docs)]
+pub struct SplitRound {
+    pub round: u32,
+    pub mode: String,
+    pub gamma: u32,
+    pub drafted: u32,
+    pub accepted: u32,
+    pub ignored: u32,
+    pub outcome: String,
+    pub draft_ms: f64,
+    pub rtt_ms: f64,
+    pub queue_ms: f64,
+    pub verify_ms: f64,
+    pub residual_ms: f64,
+    pub uplink_bytes: i64,
+    pub downlink_bytes: i64,
+    pub decision: Option<String>,
+    pub tokens: Vec<SplitToken>,
+}
+
+/// An answer's rounds, and what is needed to judge whether speculation helped.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Split {
+    /// All rounds, in order. Rounds from before tokens were kept have none.
+    pub rounds: Vec<SplitRound>,
+    /// The box, as [`crate::Pair::edge`] names it.
+    pub edge: String,
+    /// Its model.
+    pub verifier: String,
+    /// The device's model.
+    pub drafter: String,
+    /// Milliseconds a token took in the speculative rounds of this answer, the first round left
+    /// out: drafting, round trip and finishing.
+    pub split_ms: Option<f64>,
+    /// Milliseconds a token takes when the same box streams to the same device, over all streamed
+    /// rounds.
+    pub stream_ms: Option<f64>,
+    /// How many streamed rounds that is the mean of.
+    pub stream_rounds: u64,
+}
+
+impl Store {
+    /// The rounds of an answer with their tokens.
+    ///
+    /// # Errors
+    /// If there is no such message, or the database fails.
+    pub async fn split(&self, message: i64) -> Result<Split, StoreError> {
+        let pair = sqlx::query(
+            "SELECT m.pair, coalesce(p.edge, '') AS edge, coalesce(p.verifier, '') AS verifier,
+                 coalesce(p.drafter, '') AS drafter
+             FROM messages m LEFT JOIN pairs p ON p.id = m.pair WHERE m.id = ?",
+        )
+        .bind(message)
+        .fetch_optional(&self.pool)
+        .await?
+        .ok_or(StoreError::Missing("message"))?;
+        let rows = sqlx::query(
+            "SELECT r.*, t.ids, t.pieces FROM rounds r
+             LEFT JOIN round_tokens t ON t.message = r.message AND t.round = r.round
+             WHERE r.message = ? ORDER BY r.round",
+        )
+        .bind(message)
+        .fetch_all(&self.pool)
+        .await?;
+        let rounds: Vec<SplitRound> = rows.iter().map(round).collect::<Result<_, _>>()?;
+        let stream = sqlx::query(
+            "SELECT avg(rtt_ms) AS ms, count(*) AS n FROM rounds INDEXED BY rounds_figures
+             WHERE pair = ? AND mode = 'edge' AND round > 0",
+        )
+        .bind(pair.try_get::<Option<i64>, _>("pair")?)
+        .fetch_one(&self.pool)
+        .await?;
+        Ok(Split {
+            split_ms: split_ms(&rounds),
+            rounds,
+            edge: pair.try_get("edge")?,
+            verifier: pair.try_get("verifier")?,
+            drafter: pair.try_get("drafter")?,
+            stream_ms: stream.try_get("ms")?,
+            stream_rounds: stream.try_get::<i64, _>("n")?.max(0) as u64,
+        })
+    }
+}
+
+fn split_ms(rounds: &[SplitRound]) -> Option<f64> {
+    let rounds = rounds.iter().filter(|r| r.mode == "dssd" && r.round > 0);
+    let (ms, tokens) = rounds.fold((0.0, 0.0), |(ms, tokens), r| {
+        (ms + r.draft_ms + r.rtt_ms + r.residual_ms, tokens + f64::from(r.accepted) + 1.0)
+    });
+    (tokens > 0.0).then(|| ms / tokens)
+}
+
+fn round(row: &SqliteRow) -> Result<SplitRound, StoreError> {
+    let (mode, outcome): (String, String) = (row.try_get("mode")?, row.try_get("outcome")?);
+    let accepted: u32 = row.try_get("accepted")?;
+    let ids: Option<Vec<u8>> = row.try_get("ids")?;
+    let pieces: Option<String> = row.try_get("pieces")?;
+    let mut pieces: Vec<String> =
+        pieces.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default();
+    let (ids, _) = ids.as_deref().unwrap_or_default().as_chunks();
+    pieces.resize(ids.len(), String::new());
+    let token = |((i, id), text): ((u32, &[u8; 4]), String)| SplitToken {
+        id: u32::from_le_bytes(*id),
+        text,
+        origin: origin(&mode, i < accepted, &outcome),
+    };
+    Ok(SplitRound {
+        tokens: (0..).zip(ids).zip(pieces).map(token).collect(),
+        round: row.try_get("round")?,
+        gamma: row.try_get("gamma")?,
+        drafted: row.try_get("drafted")?,
+        accepted,
+        ignored: row.try_get("ignored")?,
+        draft_ms: row.try_get("draft_ms")?,
+        rtt_ms: row.try_get("rtt_ms")?,
+        queue_ms: row.try_get("queue_ms")?,
+        verify_ms: row.try_get("verify_ms")?,
+        residual_ms: row.try_get("residual_ms")?,
+        uplink_bytes: row.try_get("uplink_bytes")?,
+        downlink_bytes: row.try_get("downlink_bytes")?,
+        decision: row.try_get("decision")?,
+        mode,
+        outcome,
+    })
+}
+
+fn origin(mode: &str, accepted: bool, outcome: &str) -> Origin {
+    match (mode, outcome) {
+        ("device", _) => Origin::Device,
+        ("edge", _) => Origin::Edge,
+        _ if accepted => Origin::Accepted,
+        (_, "bonus") => Origin::Bonus,
+        (_, "token") => Origin::Token,
+        _ => Origin::Residual,
+    }
+}
