@@ -1,11 +1,11 @@
 //! Questions and answers.
 
 use super::{Store, StoreError, found};
-use crate::now_ms;
 use crate::record::{Finish, Totals};
 use serde::{Deserialize, Serialize};
 use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
+use std::collections::HashMap;
 
 /// How a message is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -95,6 +95,10 @@ pub struct Message {
     pub id: i64,
     /// Whose.
     pub conversation_id: i64,
+    /// The message that it follows.
+    pub parent: Option<i64>,
+    /// All messages that follow the same one, oldest first, itself included.
+    pub siblings: Vec<i64>,
     /// `user` or `assistant`.
     pub role: String,
     /// Its text so far.
@@ -126,14 +130,25 @@ impl Store {
         Ok(done.rows_affected())
     }
 
-    /// Messages of a conversation, oldest first.
+    /// The messages of a conversation's active branch, oldest first.
     ///
     /// # Errors
     /// If the database fails.
     pub async fn messages(&self, conversation: i64) -> Result<Vec<Message>, StoreError> {
-        let rows =
-            sqlx::query(MESSAGES_OF_CONVERSATION).bind(conversation).fetch_all(&self.pool).await?;
-        rows.iter().map(message).collect()
+        let rows = sqlx::query(ACTIVE_MESSAGES).bind(conversation).fetch_all(&self.pool).await?;
+        let mut messages = rows.iter().map(message).collect::<Result<Vec<_>, _>>()?;
+        let all = sqlx::query("SELECT id, parent FROM messages WHERE conversation = ? ORDER BY id")
+            .bind(conversation)
+            .fetch_all(&self.pool)
+            .await?;
+        let mut children: HashMap<Option<i64>, Vec<i64>> = HashMap::new();
+        for row in all {
+            children.entry(row.try_get("parent")?).or_default().push(row.try_get("id")?);
+        }
+        for message in &mut messages {
+            message.siblings = children.remove(&message.parent).unwrap_or_default();
+        }
+        Ok(messages)
     }
 
     /// One message.
@@ -142,45 +157,15 @@ impl Store {
     /// If there is none, or the database fails.
     pub async fn message(&self, id: i64) -> Result<Message, StoreError> {
         let row = sqlx::query(ONE_MESSAGE).bind(id).fetch_optional(&self.pool).await?;
-        message(&row.ok_or(StoreError::Missing("message"))?)
-    }
-
-    /// A question, and the still empty answer to it; returns both.
-    ///
-    /// # Errors
-    /// If there is no such conversation, or the database fails.
-    pub async fn ask(
-        &self,
-        conversation: i64,
-        text: &str,
-    ) -> Result<(Message, Message), StoreError> {
-        let mut transaction = self.pool.begin_with("BEGIN IMMEDIATE").await?;
-        let now = now_ms();
-        let touched = sqlx::query("UPDATE conversations SET updated_at = ? WHERE id = ?")
-            .bind(now)
-            .bind(conversation)
-            .execute(&mut *transaction)
-            .await?;
-        found(touched.rows_affected(), "conversation")?;
-        let mut ids = [0; 2];
-        for (id, (role, content, status)) in
-            ids.iter_mut().zip([("user", text, "done"), ("assistant", "", "streaming")])
-        {
-            *id = sqlx::query(
-                "INSERT INTO messages (conversation, role, content, status, created_at)
-                 VALUES (?, ?, ?, ?, ?)",
-            )
-            .bind(conversation)
-            .bind(role)
-            .bind(content)
-            .bind(status)
-            .bind(now)
-            .execute(&mut *transaction)
-            .await?
-            .last_insert_rowid();
-        }
-        transaction.commit().await?;
-        Ok((self.message(ids[0]).await?, self.message(ids[1]).await?))
+        let mut message = message(&row.ok_or(StoreError::Missing("message"))?)?;
+        message.siblings = sqlx::query_scalar(
+            "SELECT id FROM messages WHERE conversation = ? AND parent IS ? ORDER BY id",
+        )
+        .bind(message.conversation_id)
+        .bind(message.parent)
+        .fetch_all(&self.pool)
+        .await?;
+        Ok(message)
     }
 
     /// Ends an answer.
@@ -226,10 +211,23 @@ macro_rules! messages_where {
         )
     };
 }
-const MESSAGES_OF_CONVERSATION: &str = messages_where!("m.conversation = ?");
+pub(super) use messages_where;
+
+// A child is younger than its parent, so the order of the ids is the order of the path.
+const ACTIVE_MESSAGES: &str = messages_where!(
+    "m.id IN (
+        WITH RECURSIVE path (id, active_child) AS (
+            SELECT m.id, m.active_child FROM conversations c
+            JOIN messages m ON m.id = c.active_root AND m.conversation = c.id AND m.parent IS NULL
+            WHERE c.id = ?
+            UNION ALL
+            SELECT m.id, m.active_child FROM path p
+            JOIN messages m ON m.id = p.active_child AND m.parent = p.id
+        ) SELECT id FROM path)"
+);
 const ONE_MESSAGE: &str = messages_where!("m.id = ?");
 
-fn message(row: &SqliteRow) -> Result<Message, StoreError> {
+pub(super) fn message(row: &SqliteRow) -> Result<Message, StoreError> {
     let count = |name: &str| row.try_get::<i64, _>(name).map(|n| n.max(0) as u64);
     let rounds = count("rounds")?;
     let stats = if rounds == 0 {
@@ -251,6 +249,8 @@ fn message(row: &SqliteRow) -> Result<Message, StoreError> {
     Ok(Message {
         id: row.try_get("id")?,
         conversation_id: row.try_get("conversation")?,
+        parent: row.try_get("parent")?,
+        siblings: Vec::new(),
         role: row.try_get("role")?,
         content: row.try_get("content")?,
         status: Status::parse(row.try_get("status")?),

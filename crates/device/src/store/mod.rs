@@ -3,18 +3,25 @@
 //! Every round is one transaction that adds its row and its text, so whatever was shown is still
 //! there after a crash. Several processes may use one file (write-ahead log, waiting for locks).
 
+mod branches;
 mod conversations;
 mod messages;
 mod metrics;
+mod preset;
 mod rounds;
+mod search;
 mod settings;
 mod split;
+#[cfg(test)]
+mod tests;
 
-pub use conversations::Conversation;
+pub use conversations::{Change, Conversation};
 pub use messages::{Message, Stats, Status};
 pub use metrics::{
     Acceptance, Bytes, Choices, Compared, Filter, Metrics, Position, Speed, Time, Tokens, Trips,
 };
+pub use preset::Preset;
+pub use search::{Hit, Piece};
 pub use split::{Origin, Split, SplitRound, SplitToken};
 
 use sqlx::migrate::MigrateError;
@@ -29,7 +36,7 @@ use thiserror::Error;
 #[derive(Debug, Error)]
 pub enum StoreError {
     /// Folder or file cannot be made or opened.
-    #[error("cannot open the database {path}: {reason}; check that the folder may be written to")]
+    #[error("cannot open the database {path}: {reason}")]
     Open {
         /// Which file.
         path: PathBuf,
@@ -39,15 +46,39 @@ pub enum StoreError {
     /// A newer version wrote it.
     #[error("the database {0} is from a newer version of Tandem; update this program")]
     Newer(PathBuf),
+    /// No room for what was to be written.
+    #[error("the disk is full; free some space and try again, what was stored is safe")]
+    Full,
+    /// The file, or its folder, may only be read.
+    #[error("the database may not be written to; allow this program to write to it and its folder")]
+    ReadOnly,
+    /// The file is no database, or parts of it are broken.
+    #[error(
+        "the database is damaged ({0}); put a copy in its place, or move it away to start anew"
+    )]
+    Damaged(String),
     /// SQLite failed.
     #[error("the database failed: {0}")]
-    Database(#[from] sqlx::Error),
+    Database(sqlx::Error),
     /// There is no such row.
     #[error("this {0} does not exist any more")]
     Missing(&'static str),
     /// Settings that cannot be kept.
     #[error("{0}")]
     Settings(String),
+}
+
+impl From<sqlx::Error> for StoreError {
+    fn from(error: sqlx::Error) -> Self {
+        // The low byte of SQLite's extended result code is the kind.
+        let code = error.as_database_error().and_then(|e| e.code()?.parse().ok());
+        match code.map(|code: u32| code & 0xff) {
+            Some(8) => Self::ReadOnly,
+            Some(11 | 26) => Self::Damaged(error.to_string()),
+            Some(13) => Self::Full,
+            _ => Self::Database(error),
+        }
+    }
 }
 
 /// The open database; clones share it.
@@ -75,7 +106,9 @@ impl Store {
     pub async fn open(path: &Path) -> Result<Self, StoreError> {
         let failed = |reason: String| StoreError::Open { path: path.to_owned(), reason };
         if let Some(folder) = path.parent().filter(|f| !f.as_os_str().is_empty()) {
-            std::fs::create_dir_all(folder).map_err(|e| failed(e.to_string()))?;
+            std::fs::create_dir_all(folder).map_err(|e| {
+                failed(format!("its folder cannot be made ({e}); check who may write there"))
+            })?;
         }
         let options = SqliteConnectOptions::new()
             .filename(path)
@@ -85,17 +118,25 @@ impl Store {
             .synchronous(SqliteSynchronous::Normal)
             .foreign_keys(true)
             .busy_timeout(Duration::from_secs(5));
+        let explained = |e: sqlx::Error| match StoreError::from(e) {
+            StoreError::Database(e) => failed(e.to_string()),
+            plain => failed(plain.to_string()),
+        };
         let pool = SqlitePoolOptions::new()
             .max_connections(4)
             .connect_with(options)
             .await
-            .map_err(|e| failed(e.to_string()))?;
+            .map_err(explained)?;
         sqlx::migrate!("./migrations").run(&pool).await.map_err(|e| match e {
             MigrateError::VersionMissing(_) | MigrateError::VersionMismatch(_) => {
                 StoreError::Newer(path.to_owned())
             }
+            MigrateError::Execute(e) | MigrateError::ExecuteMigration(e, _) => explained(e),
             e => failed(e.to_string()),
         })?;
+        // Better now than at the first message.
+        let writes = pool.begin_with("BEGIN IMMEDIATE").await.map_err(explained)?;
+        writes.rollback().await.map_err(explained)?;
         Ok(Self { pool })
     }
 
