@@ -34,6 +34,10 @@ pub(super) fn round(number: u32) -> RoundRecord {
         uplink_bytes: 40,
         downlink_bytes: 30,
         started_at: 1_000 + i64::from(number),
+        decision: None,
+        pair: Default::default(),
+        tokens: Vec::new(),
+        pieces: Vec::new(),
     }
 }
 
