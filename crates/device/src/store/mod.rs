@@ -5,6 +5,7 @@
 
 mod branches;
 mod conversations;
+mod markdown;
 mod messages;
 mod metrics;
 mod preset;
@@ -14,6 +15,9 @@ mod settings;
 mod split;
 #[cfg(test)]
 mod tests;
+mod transfer;
+#[cfg(test)]
+mod transfer_tests;
 
 pub use conversations::{Change, Conversation};
 pub use messages::{Message, Stats, Status};
@@ -23,6 +27,9 @@ pub use metrics::{
 pub use preset::Preset;
 pub use search::{Hit, Piece};
 pub use split::{Origin, Split, SplitRound, SplitToken};
+pub use transfer::{
+    FILE_LIMIT, ImportError, MESSAGE_LIMIT, Saved, SavedConversation, SavedMessage,
+};
 
 use sqlx::migrate::MigrateError;
 use sqlx::sqlite::{
