@@ -50,7 +50,8 @@ pub(crate) enum What {
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Sent {
-    pub user_message: Message,
+    /// Where a question was asked, too.
+    pub user_message: Option<Message>,
     pub answer_message: Message,
 }
 

@@ -1,12 +1,13 @@
 //! One running answer: from the question's row to the `done` event.
 
-use crate::api::{Attached, ChatEvent, Sent, What};
+use crate::api::{Attached, ChatEvent, Sent, Settings, What};
 use crate::state::{ApiError, App};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tandem_device::store::{Message, Stats, Status};
+use tandem_device::store::{MESSAGE_LIMIT, Message, Preset, Stats, Status};
 use tandem_device::{Event, Finish, Gamma, Request, generate, new_seed};
 use tandem_inference::{ChatMessage, Role};
+use tandem_speculation::TokenId;
 use tauri::ipc::Channel;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -25,7 +26,9 @@ pub(crate) struct Running {
 struct Inner {
     seq: u64,
     message: Message,
-    watchers: Vec<Channel<ChatEvent>>,
+    /// The window's newest channel. After a lost message a channel gives nothing more, so the
+    /// window takes another.
+    watcher: Channel<ChatEvent>,
 }
 
 impl Running {
@@ -43,26 +46,48 @@ impl Running {
             What::Notice { .. } => {}
         }
         let event = ChatEvent { seq: inner.seq, what };
-        inner.watchers.retain(|w| w.send(event.clone()).is_ok());
+        // A window that is gone asks again when it is back.
+        let _ = inner.watcher.send(event);
     }
 
-    /// One more watcher: the answer so far and the number of the last event in it.
+    /// Another channel in place of the last one: the answer so far and the number of the last
+    /// event in it.
     pub(crate) fn attach(&self, watcher: Channel<ChatEvent>) -> Attached {
         let mut inner = self.inner();
-        inner.watchers.push(watcher);
+        inner.watcher = watcher;
         Attached { answer_message: inner.message.clone(), seq: inner.seq }
     }
 }
 
-/// Stores the question and starts the answer.
-pub(crate) async fn send(
+/// What to answer.
+pub(crate) enum Wanted {
+    /// A new question at the end of the active branch.
+    Question(String),
+    /// Another question in the place of this one.
+    Edit(i64, String),
+    /// One more answer to the same question.
+    Again(i64),
+    /// The rest of an answer that ended early.
+    Rest(i64),
+}
+
+/// Room that an answer must have at least, in tokens.
+const ROOM: usize = 64;
+
+/// Checks that there is something to answer and room for it, stores it, and starts the answer.
+pub(crate) async fn start(
     app: Arc<App>,
     conversation: i64,
-    text: String,
+    wanted: Wanted,
     watcher: Channel<ChatEvent>,
 ) -> Result<Sent, ApiError> {
-    if text.trim().is_empty() {
-        return Err(ApiError::new("empty", "there is nothing to send"));
+    if let Wanted::Question(text) | Wanted::Edit(_, text) = &wanted {
+        if text.trim().is_empty() {
+            return Err(ApiError::new("empty", "there is nothing to send"));
+        }
+        if text.len() > MESSAGE_LIMIT {
+            return Err(ApiError::new("long", "this message is longer than a model can read"));
+        }
     }
     let Some(drafter) = app.changing().drafter.clone() else {
         return Err(ApiError::new("drafter", "the model on this device is not ready yet"));
@@ -71,47 +96,62 @@ pub(crate) async fn send(
         return Err(ApiError::new("busy", "an answer is still being written; stop it first"));
     }
     let settings = app.settings();
-    let mut messages = Vec::new();
-    if !settings.system_prompt.trim().is_empty() {
-        messages.push(ChatMessage { role: Role::System, content: settings.system_prompt.clone() });
+    let row = app.store.conversation(conversation).await?;
+    let path = path(&app, conversation, &wanted).await?;
+    let (parent, base) = match &wanted {
+        Wanted::Question(_) | Wanted::Edit(..) => (path.last().map(|m| m.id), None),
+        Wanted::Again(_) | Wanted::Rest(_) => (None, path.last().cloned()),
+    };
+    let rest = matches!(wanted, Wanted::Rest(_));
+    let mut messages = chat_messages(row.system_prompt.as_deref(), &settings, &path);
+    let mut begun = String::new();
+    if base.is_some() {
+        let answer = messages.pop();
+        begun = answer.filter(|_| rest).map(|m| m.content).unwrap_or_default();
     }
-    for old in app.store.messages(conversation).await? {
-        let role = if old.role == "user" { Role::User } else { Role::Assistant };
-        messages.push(ChatMessage { role, content: old.content });
+    if let Wanted::Question(text) | Wanted::Edit(_, text) = &wanted {
+        messages.push(ChatMessage { role: Role::User, content: text.clone() });
     }
-    messages.push(ChatMessage { role: Role::User, content: text.clone() });
+    let prompt = encode(&drafter, messages, begun).await?;
+    if prompt.len() + ROOM > drafter.context() {
+        let text = format!(
+            "this needs {} tokens and the models read {}; go on in a new conversation, or shorten \
+             the message",
+            prompt.len() + ROOM,
+            drafter.context()
+        );
+        return Err(ApiError::new("context", text));
+    }
     let session = app.store.session(conversation).await?;
-    let (user_message, answer_message) = app.store.ask(conversation, &text).await?;
+    let (user_message, answer_message) = match wanted {
+        Wanted::Question(text) | Wanted::Edit(_, text) => {
+            let (q, a) = app.store.ask_after(conversation, parent, &text).await?;
+            (Some(q), a)
+        }
+        Wanted::Again(answer) => (None, app.store.answer_again(answer).await?),
+        Wanted::Rest(answer) => (None, app.store.resume(answer).await?),
+    };
+    let before = answer_message.stats.clone().filter(|_| rest);
     let running = Arc::new(Running {
         cancel: CancellationToken::new(),
         over: CancellationToken::new(),
-        inner: Mutex::new(Inner {
-            seq: 0,
-            message: answer_message.clone(),
-            watchers: vec![watcher],
-        }),
+        inner: Mutex::new(Inner { seq: 0, message: answer_message.clone(), watcher }),
     });
     app.changing().running.insert(conversation, Arc::clone(&running));
     let sent = Sent { user_message, answer_message: answer_message.clone() };
     tauri::async_runtime::spawn(async move {
-        let tokenizer = drafter.model().tokenizer();
-        let done = match tokenizer.encode_chat(&messages) {
-            Ok(prompt) => {
-                let request = Request {
-                    session,
-                    prompt,
-                    sampling: settings.sampling(),
-                    seed: new_seed(),
-                    mode: settings.mode,
-                    gamma: settings.gamma.map_or(Gamma::Auto, Gamma::Fixed),
-                    max_tokens: settings.max_tokens,
-                    when_edge_lost: settings.when_edge_lost,
-                    patience: PATIENCE,
-                };
-                write(&app, &running, &drafter, request, answer_message.id).await
-            }
-            Err(e) => Err(e.to_string()),
+        let request = Request {
+            session,
+            prompt,
+            sampling: row.sampling.map_or_else(|| settings.sampling(), Preset::sampling),
+            seed: new_seed(),
+            mode: settings.mode,
+            gamma: settings.gamma.map_or(Gamma::Auto, Gamma::Fixed),
+            max_tokens: settings.max_tokens,
+            when_edge_lost: settings.when_edge_lost,
+            patience: PATIENCE,
         };
+        let done = write(&app, &running, &drafter, request, answer_message.id, before).await;
         let ended = match done {
             Ok((finish, rest)) => {
                 let stopped = finish == Finish::Cancelled;
@@ -137,6 +177,59 @@ pub(crate) async fn send(
     Ok(sent)
 }
 
+/// The branch that ends where the wanted thing goes, or with the answer that is wanted again.
+async fn path(app: &App, conversation: i64, wanted: &Wanted) -> Result<Vec<Message>, ApiError> {
+    let path = match wanted {
+        Wanted::Question(_) => app.store.messages(conversation).await?,
+        Wanted::Edit(id, _) | Wanted::Again(id) | Wanted::Rest(id) => {
+            let mut path = app.store.path_to(*id).await?;
+            let role = if matches!(wanted, Wanted::Edit(..)) { "user" } else { "assistant" };
+            let fits = |m: &Message| m.conversation_id == conversation && m.role == role;
+            if !path.last().is_some_and(fits) {
+                return Err(ApiError::new("missing", "this message does not exist any more"));
+            }
+            if role == "user" {
+                path.pop();
+            }
+            path
+        }
+    };
+    Ok(path)
+}
+
+/// What the models read: the conversation's system prompt, or the settings', and a branch.
+pub(crate) fn chat_messages(
+    system_prompt: Option<&str>,
+    settings: &Settings,
+    path: &[Message],
+) -> Vec<ChatMessage> {
+    let system = system_prompt.unwrap_or(&settings.system_prompt);
+    let system = (!system.trim().is_empty())
+        .then(|| ChatMessage { role: Role::System, content: system.to_owned() });
+    let said = path.iter().map(|m| {
+        let role = if m.role == "user" { Role::User } else { Role::Assistant };
+        ChatMessage { role, content: m.content.clone() }
+    });
+    system.into_iter().chain(said).collect()
+}
+
+/// The ids of a conversation and of the begun answer, on a thread for work.
+pub(crate) async fn encode(
+    drafter: &tandem_device::Drafter,
+    messages: Vec<ChatMessage>,
+    begun: String,
+) -> Result<Vec<TokenId>, ApiError> {
+    let model = Arc::clone(drafter.model());
+    let work = tauri::async_runtime::spawn_blocking(move || {
+        let tokenizer = model.tokenizer();
+        let mut ids = tokenizer.encode_chat(&messages)?;
+        ids.extend(tokenizer.encode(&begun, false)?);
+        Ok::<_, tandem_inference::Error>(ids)
+    });
+    let ids = work.await.map_err(|e| ApiError::new("tokenizer", e))?;
+    ids.map_err(|e| ApiError::new("tokenizer", e))
+}
+
 /// Stores and shows each round; returns how it ended and the text that was held back.
 async fn write(
     app: &App,
@@ -144,6 +237,7 @@ async fn write(
     drafter: &tandem_device::Drafter,
     request: Request,
     message: i64,
+    before: Option<Stats>,
 ) -> Result<(Finish, String), String> {
     let link = app.changing().link.clone();
     let (events, mut inbox) = mpsc::unbounded_channel();
@@ -157,7 +251,17 @@ async fn write(
     let mut failed = None;
     while let Some(event) = inbox.recv().await {
         match event {
-            Event::Round { record, text, totals, .. } if failed.is_none() => {
+            Event::Round { mut record, text, mut totals, .. } if failed.is_none() => {
+                if let Some(before) = &before {
+                    record.round += before.rounds as u32;
+                    totals.rounds += before.rounds;
+                    totals.tokens += before.tokens;
+                    totals.drafted += before.drafted;
+                    totals.accepted += before.accepted;
+                    totals.uplink_bytes += before.uplink_bytes;
+                    totals.downlink_bytes += before.downlink_bytes;
+                    totals.ttft_ms = before.ttft_ms;
+                }
                 if let Err(e) = app.store.add_round(message, &record, &text, &totals).await {
                     failed = Some(e.to_string());
                     running.cancel.cancel();

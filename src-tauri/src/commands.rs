@@ -4,8 +4,7 @@ use crate::api::{Attached, ChatEvent, ModelEntry, Sent, Settings, Status};
 use crate::state::{ApiError, App};
 use crate::{chat, models};
 use std::sync::{Arc, PoisonError};
-use std::time::Duration;
-use tandem_device::store::{Conversation, Message};
+use tandem_device::store::Conversation;
 use tauri::State;
 use tauri::ipc::Channel;
 
@@ -28,33 +27,14 @@ pub(crate) async fn conversation_create(app: Shared<'_>, title: String) -> Answe
 }
 
 #[tauri::command]
-pub(crate) async fn conversation_rename(app: Shared<'_>, id: i64, title: String) -> Answer<()> {
-    Ok(app.store.rename_conversation(id, &title).await?)
-}
-
-#[tauri::command]
-pub(crate) async fn conversation_delete(app: Shared<'_>, id: i64) -> Answer<()> {
-    let running = app.changing().running.get(&id).cloned();
-    if let Some(running) = running {
-        running.cancel.cancel();
-        let _ = tokio::time::timeout(Duration::from_secs(5), running.over.cancelled()).await;
-    }
-    Ok(app.store.delete_conversation(id).await?)
-}
-
-#[tauri::command]
-pub(crate) async fn messages_list(app: Shared<'_>, conversation_id: i64) -> Answer<Vec<Message>> {
-    Ok(app.store.messages(conversation_id).await?)
-}
-
-#[tauri::command]
 pub(crate) async fn send_message(
     app: Shared<'_>,
     conversation_id: i64,
     text: String,
     on_event: Channel<ChatEvent>,
 ) -> Answer<Sent> {
-    chat::send(Arc::clone(&app), conversation_id, text, on_event).await
+    let wanted = chat::Wanted::Question(text);
+    chat::start(Arc::clone(&app), conversation_id, wanted, on_event).await
 }
 
 #[tauri::command]

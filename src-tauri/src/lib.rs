@@ -6,13 +6,14 @@
 mod api;
 mod chat;
 mod commands;
+mod conversations;
 mod edge;
 mod models;
+mod startup;
 mod state;
 
 use state::App;
 use std::sync::Arc;
-use tandem_device::store::{Store, default_path};
 use tauri::Manager;
 
 /// Runs the app until its window is closed.
@@ -25,33 +26,32 @@ pub fn run() {
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     let app = tauri::Builder::default()
+        .plugin(tauri_plugin_dialog::init())
         .setup(|tauri| {
-            let handle = tauri.handle().clone();
-            let app = tauri::async_runtime::block_on(async {
-                let store = Store::open(&default_path()).await?;
-                store.recover().await?;
-                let kept = store.setting("settings").await?;
-                let settings = kept.and_then(|text| serde_json::from_str(&text).ok());
-                let models = tandem_inference::store::Store::open_default()?;
-                let settings = settings.unwrap_or_default();
-                Ok::<_, Box<dyn std::error::Error>>(App::new(handle, store, models, settings))
-            })?;
-            let app = Arc::new(app);
-            tauri.manage(Arc::clone(&app));
-            // Models load behind the window.
-            tauri::async_runtime::spawn(async move { app.wake().await });
+            tauri.manage(startup::Startup::default());
+            tauri::async_runtime::block_on(startup::open(tauri.handle()));
             Ok(())
         })
         .invoke_handler(tauri::generate_handler![
             commands::app_status,
             commands::conversations_list,
             commands::conversation_create,
-            commands::conversation_rename,
-            commands::conversation_delete,
-            commands::messages_list,
             commands::send_message,
             commands::generation_attach,
             commands::stop_generation,
+            conversations::conversation_change,
+            conversations::conversation_delete,
+            conversations::conversation_restore,
+            conversations::conversation_search,
+            conversations::conversations_export,
+            conversations::conversations_import,
+            conversations::messages_list,
+            conversations::message_edit,
+            conversations::answer_again,
+            conversations::answer_continue,
+            conversations::branch_choose,
+            conversations::context_usage,
+            startup::startup,
             commands::models_list,
             commands::model_download,
             commands::model_cancel,

@@ -1,5 +1,20 @@
-import { mount } from 'svelte';
+import { mount, unmount } from 'svelte';
 import App from './App.svelte';
+import StartupError from './components/StartupError.svelte';
+import { startup } from './lib/api/conversations';
 import './app.css';
 
-mount(App, { target: document.getElementById('app')! });
+const target = document.getElementById('app')!;
+
+function open(problem: string | null) {
+  if (problem === null) return void mount(App, { target });
+  const screen: object = mount(StartupError, {
+    target,
+    props: { problem, onready: () => void unmount(screen).then(() => open(null)) },
+  });
+}
+
+// A core that does not answer this is no reason to show nothing.
+startup(false)
+  .catch(() => null)
+  .then(open);

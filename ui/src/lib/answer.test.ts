@@ -5,6 +5,8 @@ import type { ChatEvent, Message, Stats } from './api';
 const row: Message = {
   id: 7,
   conversationId: 1,
+  parent: null,
+  siblings: [],
   role: 'assistant',
   content: '',
   status: 'streaming',

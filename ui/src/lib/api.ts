@@ -23,9 +23,21 @@ export interface Status {
   version: string;
 }
 
+/** How answers are drawn; the numbers of the named ones are the backend's. */
+export type Preset =
+  | { preset: 'precise' | 'balanced' | 'creative' }
+  | { preset: 'custom'; temperature: number; topK: number; topP: number };
+
 export interface Conversation {
   id: number;
   title: string;
+  /** Whether the app chose the title. */
+  autoTitle: boolean;
+  pinned: boolean;
+  /** null takes the settings'. */
+  systemPrompt: string | null;
+  /** null takes the settings'. */
+  sampling: Preset | null;
   /** Milliseconds since the epoch, as all times here. */
   createdAt: number;
   updatedAt: number;
@@ -47,6 +59,10 @@ export interface Stats {
 export interface Message {
   id: number;
   conversationId: number;
+  /** The message that it follows. */
+  parent: number | null;
+  /** All that follow the same one, oldest first, itself included. */
+  siblings: number[];
   role: 'user' | 'assistant';
   content: string;
   status: 'streaming' | 'done' | 'stopped' | 'interrupted' | 'failed';
@@ -62,6 +78,12 @@ export type ChatEvent = { seq: number } & (
   | { kind: 'notice'; level: 'info' | 'warning'; text: string }
   | { kind: 'done'; message: Message }
 );
+
+/** `userMessage` is null where the question was there already. */
+export interface Sent {
+  userMessage: Message | null;
+  answerMessage: Message;
+}
 
 export interface ModelEntry {
   name: string;
@@ -104,7 +126,7 @@ export function toApiError(error: unknown): ApiError {
   return { code: 'unknown', message: String(error) };
 }
 
-function channel<T>(onEvent: (event: T) => void): Channel<T> {
+export function channel<T>(onEvent: (event: T) => void): Channel<T> {
   return new Channel<T>(onEvent);
 }
 
@@ -115,9 +137,6 @@ export const onStatus = (handler: (status: Status) => void) =>
 export const conversationsList = () => invoke<Conversation[]>('conversations_list');
 export const conversationCreate = (title: string) =>
   invoke<Conversation>('conversation_create', { title });
-export const conversationRename = (id: number, title: string) =>
-  invoke<void>('conversation_rename', { id, title });
-export const conversationDelete = (id: number) => invoke<void>('conversation_delete', { id });
 
 export const messagesList = (conversationId: number) =>
   invoke<Message[]>('messages_list', { conversationId });
@@ -126,7 +145,7 @@ export const sendMessage = (
   text: string,
   onEvent: (event: ChatEvent) => void,
 ) =>
-  invoke<{ userMessage: Message; answerMessage: Message }>('send_message', {
+  invoke<Sent>('send_message', {
     conversationId,
     text,
     onEvent: channel(onEvent),

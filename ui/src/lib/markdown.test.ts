@@ -14,7 +14,7 @@ describe('renderMarkdown', () => {
   it('shows HTML of the model as text', () => {
     const element = dom('a <script>alert(1)</script> b\n\n<img src=x onerror=alert(1)>');
     expect(element.querySelector('script, img')).toBeNull();
-    expect(attributes(element)).toEqual([]);
+    expect(attributes(element)).toEqual(['dir']);
     expect(element.textContent).toContain('<img src=x onerror=alert(1)>');
   });
 
@@ -99,6 +99,6 @@ describe('StreamingMarkdown', () => {
   it('begins anew when the text is another one', () => {
     const streaming = new StreamingMarkdown();
     streaming.update(text);
-    expect(streaming.update('Only this')).toEqual(['<p>Only this</p>\n']);
+    expect(streaming.update('Only this')).toEqual(['<p dir="auto">Only this</p>\n']);
   });
 });

@@ -6,21 +6,52 @@
  * goes through DOMPurify with a short list of what may pass.
  */
 import DOMPurify from 'dompurify';
-import { Marked, type Token } from 'marked';
+import { Marked, type Token, type TokenizerAndRendererExtension } from 'marked';
 import { chat } from '../i18n/chat';
+import { formula, highlight } from './extras';
 
 const PLAIN_TAG = /^<\/?(br|sub|sup|kbd|mark)\s*\/?>$/i;
 const ALLOWED_TAGS = (
   'p br hr h1 h2 h3 h4 h5 h6 strong em del a code pre blockquote ul ol li ' +
-  'table thead tbody tr th td sub sup kbd mark div span button'
+  'table thead tbody tr th td sub sup kbd mark div span button ' +
+  'math semantics annotation mrow mi mn mo ms mspace mtext mfrac msqrt mroot mstyle merror ' +
+  'mpadded mphantom msub msup msubsup munder mover munderover mmultiscripts mtable mtr mtd menclose'
 ).split(' ');
-const ALLOWED_ATTR = ['href', 'title', 'class', 'type', 'start', 'align'];
+const MATH_ATTR = (
+  'display mathvariant stretchy fence separator lspace rspace width height depth voffset accent ' +
+  'accentunder displaystyle scriptlevel linethickness minsize maxsize columnalign columnspacing ' +
+  'rowspacing encoding'
+).split(' ');
+const ALLOWED_ATTR = ['href', 'title', 'class', 'type', 'start', 'align', 'dir', ...MATH_ATTR];
 
 function escape(text: string): string {
   return text.replace(/[&<>"']/g, (char) => `&#${char.charCodeAt(0)};`);
 }
 
+/** `$a$`, `\\(a\\)`, and as blocks `$$a$$`, `\\[a\\]`. Prices are none: `$5 and $6`. */
+const INLINE = /^(?:\$(?!\s)((?:[^$\\\n]|\\[^\n])+?)(?<![\s\\])\$(?!\d)|\\\((.+?)\\\))/s;
+const BLOCK = /^ {0,3}(?:\$\$(.+?)\$\$|\\\[(.+?)\\\])[ \t]*(?:\n|$)/s;
+
+const math = (level: 'inline' | 'block', rule: RegExp): TokenizerAndRendererExtension => ({
+  name: `${level}Math`,
+  level,
+  start: (text) => {
+    const at = text.search(level === 'inline' ? /\$|\\\(/ : /^ {0,3}(?:\$\$|\\\[)/m);
+    return at < 0 ? undefined : at;
+  },
+  tokenizer(text) {
+    const match = rule.exec(text);
+    if (!match) return undefined;
+    return { type: `${level}Math`, raw: match[0], text: (match[1] ?? match[2] ?? '').trim() };
+  },
+  renderer({ raw, text }) {
+    const html = formula(text, level === 'block') ?? escape(raw.trim());
+    return level === 'block' ? `<div class="math">${html}</div>\n` : html;
+  },
+});
+
 const marked = new Marked({
+  extensions: [math('inline', INLINE), math('block', BLOCK)],
   gfm: true,
   renderer: {
     html: ({ text }) => (PLAIN_TAG.test(text.trim()) ? text : escape(text)),
@@ -30,8 +61,14 @@ const marked = new Marked({
       '<div class="code"><div class="code-head">' +
       `<span>${escape(lang?.split(/\s/)[0] || 'text')}</span>` +
       `<button type="button" class="copy-code">${chat.copyCode}</button></div>` +
-      `<pre><code>${escape(text)}</code></pre></div>`,
+      `<pre><code>${highlight(text, lang?.split(/\s/)[0] ?? '') ?? escape(text)}</code></pre></div>`,
   },
+});
+
+// Each block takes its direction from its own first letter; code is always from the left.
+const DIRECTED = /^(P|LI|H[1-6]|TD|TH|BLOCKQUOTE|UL|OL)$/;
+DOMPurify.addHook('afterSanitizeAttributes', (node) => {
+  if (DIRECTED.test(node.nodeName)) node.setAttribute('dir', 'auto');
 });
 
 export function sanitise(html: string): string {
@@ -40,7 +77,7 @@ export function sanitise(html: string): string {
     ALLOWED_ATTR,
     ALLOW_DATA_ATTR: false,
     // Their values are no addresses, so the rule below is not for them.
-    ADD_URI_SAFE_ATTR: ['type', 'start', 'align'],
+    ADD_URI_SAFE_ATTR: ['type', 'start', 'align', 'dir', ...MATH_ATTR],
     ALLOWED_URI_REGEXP: /^(?:https?|mailto):/i,
   });
 }
@@ -63,11 +100,14 @@ export class StreamingMarkdown {
   #settled: string[] = [];
   #settledText = '';
 
+  /** Renders all of it again next time: something that it waited for is there. */
+  reset() {
+    this.#settled = [];
+    this.#settledText = '';
+  }
+
   update(text: string): string[] {
-    if (!text.startsWith(this.#settledText)) {
-      this.#settled = [];
-      this.#settledText = '';
-    }
+    if (!text.startsWith(this.#settledText)) this.reset();
     const tokens = marked.lexer(text.slice(this.#settledText.length));
     // The last block is growing, and the one before may still join it: after "1. one", a "2" is a
     // paragraph until its dot arrives.

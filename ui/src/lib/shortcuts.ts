@@ -3,6 +3,7 @@
  * tooltips read it, so that none of them can be wrong. A shortcut does something while a component
  * has bound an action to it, `$effect(() => bind('stop', stop))`.
  */
+import { chat } from '../i18n/chat';
 import { common } from '../i18n/common';
 
 export type Scope = 'app' | 'chat' | 'composer';
@@ -27,6 +28,12 @@ const list = [
   { id: 'models', keys: ['Mod+4'], label: view('models'), scope: 'app' },
   { id: 'settings', keys: ['Mod+,'], label: view('settings'), scope: 'app' },
   { id: 'stop', keys: ['Escape'], label: () => t.shortcuts.stop, scope: 'chat' },
+  { id: 'search', keys: ['Mod+k'], label: () => chat.search, scope: 'app' },
+  { id: 'editLast', keys: ['Mod+e'], label: () => chat.editLast, scope: 'chat' },
+  { id: 'again', keys: ['Mod+Shift+r'], label: () => chat.again, scope: 'chat' },
+  { id: 'copyLast', keys: ['Mod+Shift+c'], label: () => chat.copyLast, scope: 'chat' },
+  { id: 'previous', keys: ['Alt+ArrowLeft'], label: () => chat.previous, scope: 'chat' },
+  { id: 'next', keys: ['Alt+ArrowRight'], label: () => chat.next, scope: 'chat' },
   { id: 'send', keys: ['Enter'], label: () => t.shortcuts.send, scope: 'composer' },
   { id: 'newline', keys: ['Shift+Enter'], label: () => t.shortcuts.newline, scope: 'composer' },
 ] as const satisfies readonly Shortcut[];

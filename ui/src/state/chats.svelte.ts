@@ -1,6 +1,7 @@
 /** All conversations and which one is open. */
+import { chat as t } from '../i18n/chat';
 import * as api from '../lib/api';
-import { forgetDraft } from '../lib/drafts';
+import * as more from '../lib/api/conversations';
 import { titleFrom } from '../lib/format';
 import { Thread } from './thread.svelte';
 import { toast } from './toast.svelte';
@@ -14,8 +15,13 @@ class Chats {
   /** Threads stay when another is opened, so their answers go on coming in. */
   #threads = new Map<number, Thread>();
 
-  sorted = $derived([...this.conversations].sort((a, b) => b.updatedAt - a.updatedAt));
-  title = $derived(this.conversations.find((c) => c.id === this.open.id)?.title ?? null);
+  sorted = $derived(
+    [...this.conversations].sort(
+      (a, b) => Number(b.pinned) - Number(a.pinned) || b.updatedAt - a.updatedAt,
+    ),
+  );
+  current = $derived(this.conversations.find((c) => c.id === this.open.id) ?? null);
+  title = $derived(this.current?.title ?? null);
 
   async init() {
     this.conversations = await api.conversationsList();
@@ -55,29 +61,85 @@ class Chats {
   }
 
   async rename(id: number, title: string) {
-    const conversation = this.conversations.find((c) => c.id === id);
-    const before = conversation?.title;
-    if (!conversation || !title.trim() || title.trim() === before) return;
-    conversation.title = title.trim();
-    try {
-      await api.conversationRename(id, conversation.title);
-    } catch (error) {
-      conversation.title = before!;
-      toast.show(api.toApiError(error).message);
-    }
+    const before = this.conversations.find((c) => c.id === id)?.title;
+    if (title.trim() && title.trim() !== before) await this.change(id, { title: title.trim() });
   }
 
+  /** Says whether it worked. */
+  async change(id: number, change: more.Change): Promise<boolean> {
+    return this.#try(async () => {
+      const changed = await more.conversationChange(id, change);
+      this.conversations = this.conversations.map((c) => (c.id === id ? changed : c));
+      if (this.open.id === id) void this.open.count();
+    });
+  }
+
+  /** Removes it; the message that says so can bring it back. */
   async remove(id: number) {
+    await this.#try(async () => {
+      await more.conversationDelete(id);
+      const gone = this.conversations.find((c) => c.id === id);
+      this.conversations = this.conversations.filter((c) => c.id !== id);
+      this.#threads.delete(id);
+      const wasOpen = this.open.id === id;
+      if (wasOpen) this.startNew();
+      const undo = () => void this.#restore(id, wasOpen);
+      toast.show(t.deleted(gone?.title ?? ''), { label: t.undo, do: undo });
+    });
+  }
+
+  async #restore(id: number, open: boolean) {
+    await this.#try(async () => {
+      this.conversations.push(await more.conversationRestore(id));
+      if (open) this.select(id);
+    });
+  }
+
+  async export(id: number | null, markdown: boolean) {
+    await this.#try(async () => {
+      const path = await more.conversationsExport(id, markdown);
+      if (path !== null) toast.show(t.exported(path));
+    });
+  }
+
+  async import() {
+    await this.#try(async () => {
+      const added = await more.conversationsImport();
+      if (!added) return;
+      this.conversations = await api.conversationsList();
+      toast.show(t.imported(added.length));
+      if (added[0] !== undefined) this.select(added[0]);
+    });
+  }
+
+  /** Opens a found message, on whatever branch it is. */
+  async show(hit: more.Hit) {
+    this.select(hit.conversationId);
+    if (hit.messageId !== null) await this.open.reveal(hit.messageId);
+  }
+
+  /** A new conversation with the same choices and the text that found no room. */
+  async goOnElsewhere() {
+    const { draft } = this.open;
+    const { systemPrompt, sampling, title } = this.current ?? {};
+    await this.#try(async () => {
+      const made = await api.conversationCreate(title ?? '');
+      const change = { systemPrompt: systemPrompt ?? null, sampling: sampling ?? null };
+      this.conversations.push(await more.conversationChange(made.id, change));
+      this.open.draft = '';
+      this.select(made.id);
+      this.open.draft = draft;
+    });
+  }
+
+  async #try(work: () => Promise<void>): Promise<boolean> {
     try {
-      await api.conversationDelete(id);
+      await work();
+      return true;
     } catch (error) {
       toast.show(api.toApiError(error).message);
-      return;
+      return false;
     }
-    this.conversations = this.conversations.filter((c) => c.id !== id);
-    this.#threads.delete(id);
-    forgetDraft(id);
-    if (this.open.id === id) this.startNew();
   }
 }
 

@@ -1,7 +1,13 @@
 /** One conversation's messages, its running answer and its unsent text. */
 import { applyEvent, overlay, startAnswer, type Answer } from '../lib/answer';
 import * as api from '../lib/api';
+import * as more from '../lib/api/conversations';
 import * as drafts from '../lib/drafts';
+
+/** An event that waits for an earlier one this long is told that the earlier one was lost. */
+const GAP_MS = 500;
+/** So long without an event, the core is asked whether there was one. */
+const SILENCE_MS = 3000;
 
 export class Thread {
   /** null until the first message is sent: the conversation does not exist before. */
@@ -11,6 +17,12 @@ export class Thread {
   stopping = $state(false);
   loading = $state(false);
   error = $state<string | null>(null);
+  /** What the error is about, for what to offer. */
+  errorCode = $state<string | null>(null);
+  usage = $state.raw<more.Usage | null>(null);
+  /** A message to bring into view, once. */
+  wanted = $state<number | null>(null);
+  #timer = 0;
   #draft = $state('');
   #rows = $state.raw<api.Message[]>([]);
   #answer = $state.raw<Answer | null>(null);
@@ -42,19 +54,38 @@ export class Thread {
     this.loading = true;
     this.error = null;
     try {
-      // Attach first: an answer that ends between the two calls is then complete in the list.
-      const feed = this.#feed();
-      const running = await api.generationAttach(this.id, feed.onEvent);
-      if (running) feed.begin(running.answerMessage, running.seq);
-      const rows = await api.messagesList(this.id);
-      // An answer that ended meanwhile has put its final row here, newer than the list's.
-      const ended = this.#rows.find((row) => row.id === running?.answerMessage.id);
-      this.#rows = overlay(rows, ended ?? null);
+      await this.#sync(this.id);
     } catch (error) {
-      this.error = api.toApiError(error).message;
+      this.#failed(error);
     } finally {
       this.loading = false;
     }
+  }
+
+  /** Takes the rows and the running answer from the core, with a channel of its own. */
+  async #sync(id: number) {
+    // Attach first: an answer that ends between the two calls is then complete in the list.
+    const feed = this.#feed();
+    const running = await api.generationAttach(id, feed.onEvent);
+    if (running) feed.begin(running.answerMessage, running.seq);
+    const rows = await api.messagesList(id);
+    // An answer that ended meanwhile has put its final row here, newer than the list's.
+    const ended = this.#rows.find((row) => row.id === running?.answerMessage.id);
+    this.#rows = overlay(rows, ended ?? null);
+    if (!running) this.#end();
+    void this.count();
+  }
+
+  /** How full the context is; nothing depends on it, so a failure says nothing. */
+  async count() {
+    if (this.id === null) return;
+    this.usage = await more.contextUsage(this.id).catch(() => null);
+  }
+
+  #failed(error: unknown) {
+    const { code, message } = api.toApiError(error);
+    this.error = message;
+    this.errorCode = code;
   }
 
   /** Sends the draft; on failure it is back in the composer. */
@@ -74,10 +105,10 @@ export class Thread {
       const feed = this.#feed();
       const { userMessage, answerMessage } = await api.sendMessage(this.id, text, feed.onEvent);
       drafts.sendSucceeded(this.key);
-      this.#rows = [...this.#rows, userMessage, answerMessage];
+      this.#rows = [...this.#rows, ...(userMessage ? [userMessage] : []), answerMessage];
       feed.begin(answerMessage, 0);
     } catch (error) {
-      this.error = api.toApiError(error).message;
+      this.#failed(error);
       this.#draft = drafts.loadDraft(this.key);
     } finally {
       this.sending = null;
@@ -91,8 +122,60 @@ export class Thread {
       await api.stopGeneration(this.id);
     } catch (error) {
       this.stopping = false;
-      this.error = api.toApiError(error).message;
+      this.#failed(error);
     }
+  }
+
+  /** Another question in the place of one; says whether it is under way. */
+  edit(message: api.Message, text: string) {
+    return this.#branch(message, (id, on) => more.messageEdit(id, message.id, text, on));
+  }
+
+  /** One more answer beside this one, in its place if it failed without a word. */
+  again(message: api.Message) {
+    return this.#branch(message, (id, on) => more.answerAgain(id, message.id, on));
+  }
+
+  /** The rest of an answer that ended early. */
+  goOn(message: api.Message) {
+    return this.#branch(message, (id, on) => more.answerContinue(id, message.id, on));
+  }
+
+  async #branch(from: api.Message, start: (id: number, on: OnEvent) => Promise<api.Sent>) {
+    if (this.id === null || this.generating || this.sending !== null) return false;
+    this.error = null;
+    try {
+      const feed = this.#feed();
+      const { userMessage, answerMessage } = await start(this.id, feed.onEvent);
+      const kept = this.#rows.slice(
+        0,
+        this.#rows.findIndex((row) => row.id === from.id),
+      );
+      this.#rows = [...kept, ...(userMessage ? [userMessage] : []), answerMessage];
+      feed.begin(answerMessage, 0);
+      return true;
+    } catch (error) {
+      this.#failed(error);
+      return false;
+    }
+  }
+
+  /** Shows the branch with a message. */
+  async choose(messageId: number) {
+    if (this.id === null || this.generating) return;
+    try {
+      await more.branchChoose(messageId);
+      this.#rows = await api.messagesList(this.id);
+      void this.count();
+    } catch (error) {
+      this.#failed(error);
+    }
+  }
+
+  /** Shows a message that may be on another branch. */
+  async reveal(messageId: number) {
+    if (!this.messages.some((message) => message.id === messageId)) await this.choose(messageId);
+    this.wanted = messageId;
   }
 
   /** Takes the events of one channel; those before `begin` wait, as the row is not known yet. */
@@ -107,6 +190,8 @@ export class Thread {
       messageId = message.id;
       this.stopping = false;
       this.#answer = startAnswer(message, seq);
+      this.#waiting = false;
+      this.#watch();
       early.forEach(onEvent);
     };
     return { onEvent, begin };
@@ -116,10 +201,47 @@ export class Thread {
     const next = applyEvent(answer, event);
     if (next.finished) {
       this.#rows = overlay(this.#rows, next.message);
-      this.#answer = null;
-      this.stopping = false;
+      this.#end();
+      void this.count();
     } else {
       this.#answer = next;
+      this.#watch();
     }
   }
+
+  #end() {
+    clearTimeout(this.#timer);
+    this.#answer = null;
+    this.stopping = false;
+  }
+
+  /**
+   * The window can lose a channel's message, and then gets none of those behind it. So a gap, or
+   * silence, is a reason to ask for the whole state and a new channel.
+   */
+  #watch() {
+    const answer = this.#answer;
+    const gap = answer !== null && answer.ahead.length > 0;
+    // A gap's clock is not set back by what comes behind it.
+    if (gap && this.#waiting) return;
+    this.#waiting = gap;
+    clearTimeout(this.#timer);
+    this.#timer = window.setTimeout(() => void this.#resync(), gap ? GAP_MS : SILENCE_MS);
+  }
+
+  #waiting = false;
+
+  async #resync() {
+    this.#waiting = false;
+    const id = this.id;
+    if (id === null || !this.#answer) return;
+    try {
+      await this.#sync(id);
+    } catch {
+      // The core will be asked again.
+    }
+    if (this.#answer) this.#watch();
+  }
 }
+
+type OnEvent = (event: api.ChatEvent) => void;

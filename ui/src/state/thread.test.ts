@@ -12,6 +12,8 @@ let backend: Record<string, (args: Args) => unknown>;
 const message = (id: number, change: Partial<Message>): Message => ({
   id,
   conversationId: 1,
+  parent: null,
+  siblings: [],
   role: 'assistant',
   content: '',
   status: 'streaming',

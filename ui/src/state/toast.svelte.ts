@@ -1,14 +1,27 @@
 import { common } from '../i18n/common';
 
 /** One short message at the bottom of the window, for what has no better place. */
+export interface ToastAction {
+  label: string;
+  do: () => void;
+}
+
 class Toast {
   text = $state('');
+  action = $state.raw<ToastAction | null>(null);
   #timer = 0;
 
-  show(text: string) {
+  show(text: string, action: ToastAction | null = null) {
     this.text = text;
+    this.action = action;
     clearTimeout(this.#timer);
-    this.#timer = window.setTimeout(() => (this.text = ''), 5000);
+    // Something to press takes longer to reach than something to read.
+    this.#timer = window.setTimeout(() => this.hide(), action ? 12_000 : 5000);
+  }
+
+  hide() {
+    this.text = '';
+    this.action = null;
   }
 }
 
