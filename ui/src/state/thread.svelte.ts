@@ -7,7 +7,7 @@ import * as drafts from '../lib/drafts';
 /** An event that waits for an earlier one this long is told that the earlier one was lost. */
 const GAP_MS = 500;
 /** So long without an event, the core is asked whether there was one. */
-const SILENCE_MS = 3000;
+const SILENCE_MS = 2000;
 
 export class Thread {
   /** null until the first message is sent: the conversation does not exist before. */

@@ -1,6 +1,6 @@
 import { clearMocks, mockIPC } from '@tauri-apps/api/mocks';
 import type { Channel } from '@tauri-apps/api/core';
-import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import type { ChatEvent, Message } from '../lib/api';
 import { loadDraft } from '../lib/drafts';
 import { Thread } from './thread.svelte';
@@ -33,6 +33,10 @@ beforeEach(() => {
   mockIPC((command, args) => backend[command]!(args as unknown as Args));
 });
 afterEach(clearMocks);
+
+interface Internals {
+  __TAURI_INTERNALS__: { runCallback: (id: number, message: unknown) => void };
+}
 
 describe('Thread', () => {
   it('keeps events that arrive before the command has answered', async () => {
@@ -123,5 +127,92 @@ describe('Thread', () => {
     expect(thread.stopping).toBe(false);
     await Promise.all([thread.stop(), thread.stop()]);
     expect([calls, thread.stopping]).toEqual([2, true]);
+  });
+
+  it('asks the core again when a channel lost a message, and is right in the end', async () => {
+    vi.useFakeTimers();
+    // The core: an answer that grows, and the channel that it is sent to.
+    const words = Array.from({ length: 60 }, (_, i) => `word${i} `);
+    let said = '';
+    let seq = 0;
+    let over = false;
+    let attached = 0;
+    let lost = 0;
+    let listener: { runs: (message: unknown) => void; index: number };
+    const listen = (channel: Channel<ChatEvent>) => {
+      const run = (window as unknown as Internals).__TAURI_INTERNALS__;
+      listener = { runs: (m) => run.runCallback(channel.id, m), index: 0 };
+    };
+    const emit = (event: object, drop: boolean) => {
+      const message = { message: { seq: ++seq, ...event }, index: listener.index++ };
+      // As WebKitGTK does: the number is used up and nobody hears of it.
+      if (drop) lost += 1;
+      else listener.runs(message);
+    };
+    backend.send_message = ({ onEvent }) => {
+      listen(onEvent);
+      return { userMessage: question, answerMessage: answer };
+    };
+    backend.generation_attach = ({ onEvent }) => {
+      if (over) return null;
+      attached += 1;
+      listen(onEvent);
+      return { answerMessage: { ...answer, content: said }, seq };
+    };
+    const final = () => ({ ...answer, content: said, status: over ? 'done' : 'streaming' });
+    backend.messages_list = () => [question, final()];
+    backend.context_usage = () => null;
+
+    const thread = new Thread(1);
+    thread.draft = 'hi';
+    await thread.send(noConversation);
+    for (const [i, word] of words.entries()) {
+      said += word;
+      emit({ kind: 'text', text: word }, i % 7 === 3);
+      await vi.advanceTimersByTimeAsync(120);
+    }
+    over = true;
+    emit({ kind: 'done', message: final() }, true);
+    await vi.advanceTimersByTimeAsync(10_000);
+    expect(lost).toBeGreaterThan(5);
+    expect(attached).toBeGreaterThan(1);
+    expect(thread.messages.at(-1)).toMatchObject({ content: words.join(''), status: 'done' });
+    expect(thread.generating).toBe(false);
+    vi.useRealTimers();
+  });
+
+  it('shows another branch from its beginning while a new answer is written', async () => {
+    const rows = [
+      question,
+      { ...answer, content: 'first', status: 'done' as const, siblings: [2] },
+      message(3, { role: 'user', content: 'more', status: 'done', parent: 2 }),
+      message(4, { content: 'rest', status: 'done', parent: 3 }),
+    ];
+    backend.generation_attach = () => null;
+    backend.messages_list = () => rows;
+    backend.context_usage = () => ({ used: 10, context: 100 });
+    backend.answer_again = () => ({
+      userMessage: null,
+      answerMessage: message(5, { parent: 1, siblings: [2, 5] }),
+    });
+    const thread = new Thread(1);
+    await thread.load();
+    expect(await thread.again(rows[1]!)).toBe(true);
+    expect(texts(thread)).toEqual(['hi', '']);
+    expect(thread.generating).toBe(true);
+  });
+
+  it('keeps everything as it was when another branch cannot be begun', async () => {
+    backend.generation_attach = () => null;
+    backend.messages_list = () => [question, { ...answer, content: 'a', status: 'done' as const }];
+    backend.context_usage = () => null;
+    backend.message_edit = () => {
+      throw { code: 'context', message: 'Too long.' };
+    };
+    const thread = new Thread(1);
+    await thread.load();
+    expect(await thread.edit(question, 'longer')).toBe(false);
+    expect(texts(thread)).toEqual(['hi', 'a']);
+    expect([thread.error, thread.errorCode]).toEqual(['Too long.', 'context']);
   });
 });
