@@ -153,7 +153,7 @@ pub(crate) async fn conversations_export(
         ApiError::new("export", format!("{} cannot be written: {e}", path.display()))
     };
     // Beside it first: a full disk leaves an older file as it was.
-    let part = path.with_added_extension("part");
+    let part = path.with_extension(format!("{ending}.part"));
     let written = match tokio::fs::write(&part, text).await {
         Ok(()) => tokio::fs::rename(&part, &path).await,
         Err(e) => Err(e),
