@@ -15,7 +15,7 @@ pub struct Conversation {
     pub id: i64,
     /// Its name.
     pub title: String,
-    /// Whether the program chose the name, and may choose a better one.
+    /// Whether the program chose the name.
     pub auto_title: bool,
     /// Whether it stays on top of the list.
     pub pinned: bool,
@@ -142,21 +142,6 @@ impl Store {
         .fetch_optional(&self.pool)
         .await?;
         conversation(&row.ok_or(StoreError::Missing("conversation"))?)
-    }
-
-    /// Gives a better title, unless a person has named the conversation; says whether it did.
-    ///
-    /// # Errors
-    /// If the database fails.
-    pub async fn improve_title(&self, id: i64, title: &str) -> Result<bool, StoreError> {
-        let done = sqlx::query(
-            "UPDATE conversations SET title = ? WHERE id = ? AND auto_title AND deleted_at IS NULL",
-        )
-        .bind(clip(title))
-        .bind(id)
-        .execute(&self.pool)
-        .await?;
-        Ok(done.rows_affected() > 0)
     }
 
     /// Takes a conversation out of sight; [`Self::restore_conversation`] brings it back until

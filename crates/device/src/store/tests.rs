@@ -136,7 +136,9 @@ async fn branches_stay_and_are_found_again_as_they_were_left() {
     s.store.choose(a1).await.unwrap();
     assert_eq!(texts(&s.store, c).await, ["q1", "a1", "q2", "a2"]);
     // A message deep in another branch brings its whole path.
+    s.store.choose(again.id).await.unwrap();
     s.store.choose(answer.id).await.unwrap();
+    assert_eq!(texts(&s.store, c).await, ["q1 edited", "a1 edited"]);
     s.store.choose(a2).await.unwrap();
     assert_eq!(texts(&s.store, c).await, ["q1", "a1", "q2", "a2"]);
     let path = s.store.path_to(again.id).await.unwrap();
@@ -275,13 +277,29 @@ async fn what_is_deleted_comes_back_or_goes_for_good() {
 }
 
 #[tokio::test]
-async fn a_persons_title_is_not_replaced() {
+async fn a_title_is_the_programs_until_a_person_gives_one() {
     let s = scratch().await;
-    let c = s.store.create_conversation("first words").await.unwrap().id;
-    assert!(s.store.improve_title(c, "Better").await.unwrap());
+    let c = s.store.create_conversation("first words").await.unwrap();
+    assert!(c.auto_title);
     let mine = Change { title: Some("  Mine ".into()), ..Change::default() };
-    assert_eq!(s.store.change(c, &mine).await.unwrap().title, "Mine");
-    assert!(!s.store.improve_title(c, "Worse").await.unwrap());
+    let changed = s.store.change(c.id, &mine).await.unwrap();
+    assert_eq!((changed.title.as_str(), changed.auto_title), ("Mine", false));
+    let none = Change { title: Some("  ".into()), ..Change::default() };
+    assert!(matches!(s.store.change(c.id, &none).await, Err(StoreError::Settings(_))));
+}
+
+#[tokio::test]
+async fn a_file_that_may_only_be_read_is_named() {
+    let s = scratch().await;
+    let mut all = Vec::new();
+    for _ in 0..4 {
+        let mut one = s.store.pool.acquire().await.unwrap();
+        sqlx::raw_sql("PRAGMA query_only = ON").execute(&mut *one).await.unwrap();
+        all.push(one);
+    }
+    drop(all);
+    let refused = s.store.create_conversation("c").await.unwrap_err();
+    assert!(matches!(refused, StoreError::ReadOnly), "{refused}");
 }
 
 #[tokio::test]
