@@ -1,20 +1,31 @@
 //! The listener: WebSocket upgrade, `/healthz`, `/metrics`, and the edge's life.
 
+use crate::access::{Access, Pass};
+use crate::announce::Announcement;
+use crate::control::Control;
+use crate::devices::Devices;
+use crate::listen;
 use crate::metrics::Metrics;
+use crate::pairing::Pairing;
 use crate::scheduler::{Limits, Scheduler, Work};
 use crate::socket::{Shared, serve};
+use crate::state::{Serving, StateError, StateFolder};
+use crate::tls::Identity;
 use axum::Router;
 use axum::extract::{State, WebSocketUpgrade};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use axum::serve::ListenerExt;
+use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tandem_inference::Model;
-use tandem_protocol::{MAX_CLIENT_FRAME, MAX_DRAFT, SOCKET_PATH, SUBPROTOCOL, Welcome};
+use tandem_protocol::{
+    CONTROL_PATH, CONTROL_SUBPROTOCOL, EdgeInfo, MAX_CLIENT_FRAME, MAX_CONTROL_FRAME, MAX_DRAFT,
+    SOCKET_PATH, SUBPROTOCOL, Welcome, clean_name,
+};
 use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, mpsc};
@@ -25,8 +36,15 @@ use tokio_util::sync::CancellationToken;
 pub struct Config {
     /// Address; port 0 picks one.
     pub listen: SocketAddr,
-    /// What devices must show; needed beyond loopback.
+    /// Serves with TLS, and pairs with devices, with the identity and the list in this folder.
+    /// Needed beyond loopback.
+    pub state: Option<StateFolder>,
+    /// What a device that is not paired may show instead.
     pub token: Option<String>,
+    /// Name for people.
+    pub name: String,
+    /// Say in the local network that the edge is here.
+    pub announce: bool,
     /// Limits of the sessions.
     pub limits: Limits,
     /// Connections at most.
@@ -36,12 +54,12 @@ pub struct Config {
 /// Why an edge does not start.
 #[derive(Debug, Error)]
 pub enum StartError {
-    /// Open to the network without a token.
-    #[error(
-        "{0} can be reached from other machines: give a token with --token (or TANDEM_EDGE_TOKEN) \
-         that devices must show, or listen on 127.0.0.1 only"
-    )]
-    NeedsToken(SocketAddr),
+    /// Open to the network without TLS.
+    #[error("{0} can be reached from other machines, where plain text is not for")]
+    NeedsTls(SocketAddr),
+    /// The edge's own files.
+    #[error(transparent)]
+    State(#[from] StateError),
     /// The address cannot be had.
     #[error("cannot listen on {address}: {source}; choose another port with --listen")]
     Listen {
@@ -61,18 +79,55 @@ pub struct Bound {
     listener: TcpListener,
     address: SocketAddr,
     config: Config,
+    secured: Option<Secured>,
+}
+
+/// What an edge with TLS has.
+struct Secured {
+    folder: StateFolder,
+    identity: Identity,
+    serving: Serving,
+}
+
+/// Says which edge serves from a state folder; for `tandem-edge pair`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ServingNote {
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// Its name.
+    pub name: String,
+    /// Its model.
+    pub model: String,
+}
+
+const NOTE: &str = "serving.json";
+
+impl ServingNote {
+    /// Of the edge that serves from this folder now.
+    ///
+    /// # Errors
+    /// If none does.
+    pub fn read(folder: &StateFolder) -> Result<Self, StateError> {
+        let none = || StateError::NotServing(folder.path().to_owned());
+        if !folder.is_served()? {
+            return Err(none());
+        }
+        folder.read_json(NOTE, "start the edge again")?.ok_or_else(none)
+    }
 }
 
 /// A running edge.
 pub struct Edge {
     address: SocketAddr,
+    secure: bool,
     stop: CancellationToken,
     server: tokio::task::JoinHandle<()>,
 }
 
 struct App {
     shared: Arc<Shared>,
-    token: Option<String>,
+    access: Arc<Access>,
+    control: Control,
     next: AtomicU64,
 }
 
@@ -80,23 +135,30 @@ impl Bound {
     /// Takes the address.
     ///
     /// # Errors
-    /// If it is open to the network without a token, or cannot be had.
+    /// If it is open to the network without TLS, or cannot be had, or if the state cannot be used.
     pub async fn new(config: Config) -> Result<Self, StartError> {
-        if !config.listen.ip().is_loopback() && config.token.as_deref().unwrap_or("").is_empty() {
-            return Err(StartError::NeedsToken(config.listen));
+        if !config.listen.ip().is_loopback() && config.state.is_none() {
+            return Err(StartError::NeedsTls(config.listen));
         }
+        let secured = match config.state.clone() {
+            Some(folder) => {
+                let serving = folder.serve()?;
+                Some(Secured { identity: Identity::load_or_create(&folder)?, folder, serving })
+            }
+            None => None,
+        };
         let listen = |source| StartError::Listen { address: config.listen, source };
         let listener = TcpListener::bind(config.listen).await.map_err(listen)?;
         let address = listener.local_addr().map_err(listen)?;
-        Ok(Self { listener, address, config })
+        Ok(Self { listener, address, config, secured })
     }
 
     /// Serves `model` until [`Edge::stop`].
     ///
     /// # Errors
-    /// If there is no thread for the model.
+    /// If there is no thread for the model, or the state cannot be written.
     pub fn serve(self, model: Arc<Model>) -> Result<Edge, StartError> {
-        let Self { listener, address, config } = self;
+        let Self { listener, address, config, secured } = self;
         let metrics = Arc::new(Metrics::new());
         let mut limits = config.limits;
         limits.context = limits.context.clamp(2, model.info().max_context);
@@ -119,26 +181,51 @@ impl Bound {
         let (stop, over) = (CancellationToken::new(), CancellationToken::new());
         let places = Arc::new(Semaphore::new(config.connections));
         let shared = Arc::new(Shared { welcome, work, metrics, stop: over.clone(), places });
+        let info = EdgeInfo {
+            name: clean_name(&config.name),
+            model: shared.welcome.model.clone(),
+            version: shared.welcome.edge_version.clone(),
+        };
+        if let Some(secured) = &secured {
+            let (name, model) = (info.name.clone(), info.model.clone());
+            secured.folder.write_json(NOTE, &ServingNote { address, name, model })?;
+        }
+        let announcement = secured.as_ref().filter(|_| config.announce).and_then(|secured| {
+            let started = Announcement::start(&info, address, &secured.identity.certificate);
+            // Pairing by address works without it.
+            started.inspect_err(|e| tracing::warn!("cannot announce the edge by mDNS: {e}")).ok()
+        });
+        let devices = secured.as_ref().map(|s| Devices::new(s.folder.clone()));
+        let access = Access::new(config.token.as_deref(), devices);
+        let pairing = secured.as_ref().map(|s| {
+            (Arc::new(Pairing::new(s.folder.clone())), s.identity.certificate)
+        });
+        let control = Control {
+            access: Arc::clone(&access),
+            pairing,
+            info,
+            stop: over.clone(),
+            places: Control::places(),
+        };
         let app = Arc::new(App {
             shared: Arc::clone(&shared),
-            token: config.token.filter(|t| !t.is_empty()),
+            access: Arc::clone(&access),
+            control,
             next: AtomicU64::new(1),
         });
         let router = Router::new()
             .route(SOCKET_PATH, get(upgrade))
+            .route(CONTROL_PATH, get(upgrade_control))
             .route("/healthz", get(health))
             .route("/metrics", get(metrics_text))
             .with_state(app);
-        // Rounds are small frames that must not wait for more.
-        let listener = listener.tap_io(|stream| {
-            let _ = stream.set_nodelay(true);
-        });
         let stopped = stop.clone();
+        let tls = secured.as_ref().map(|s| Arc::clone(&s.identity.server));
+        let secure = tls.is_some();
+        tokio::spawn(access.watch(over.clone()));
         let server = tokio::spawn(async move {
-            let ending = over.clone();
-            let serving = axum::serve(listener, router)
-                .with_graceful_shutdown(async move { ending.cancelled().await });
-            let serving = tokio::spawn(serving.into_future());
+            let serving = listen::serve(listener, tls, router, config.connections, over.clone());
+            let serving = tokio::spawn(serving);
             let mut clock = tokio::time::interval(every);
             loop {
                 tokio::select! {
@@ -150,10 +237,14 @@ impl Bound {
             let _ = shared.work.send(Work::Stop).await;
             let _ = tokio::task::spawn_blocking(move || compute.join()).await;
             over.cancel();
-            let grace = Duration::from_secs(3);
-            let _ = tokio::time::timeout(grace, serving).await;
+            drop(announcement);
+            let _ = serving.await;
+            if let Some(Secured { folder, serving, .. }) = secured {
+                let _ = folder.remove(NOTE);
+                drop(serving);
+            }
         });
-        Ok(Edge { address, stop, server })
+        Ok(Edge { address, secure, stop, server })
     }
 }
 
@@ -172,6 +263,12 @@ impl Edge {
         self.address
     }
 
+    /// The same as a URL.
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("{}://{}", if self.secure { "wss" } else { "ws" }, self.address)
+    }
+
     /// Finishes running rounds, tells devices, and ends.
     pub async fn stop(self) {
         self.stop.cancel();
@@ -179,25 +276,10 @@ impl Edge {
     }
 }
 
-/// `None` when the request may pass.
-fn denied(app: &App, headers: &HeaderMap) -> Option<Response> {
-    let Some(token) = &app.token else { return None };
-    let shown = headers
-        .get(header::AUTHORIZATION)
-        .and_then(|v| v.to_str().ok())
-        .and_then(|v| v.strip_prefix("Bearer "))
-        .unwrap_or("");
-    if same(shown.as_bytes(), token.as_bytes()) {
-        return None;
-    }
-    let text = "this edge wants a token, and the one shown is missing or wrong; \
-                use the token that the edge was started with\n";
-    Some((StatusCode::UNAUTHORIZED, text).into_response())
-}
-
-/// Compares without telling by its time where the difference is.
-fn same(a: &[u8], b: &[u8]) -> bool {
-    a.len() == b.len() && a.iter().zip(b).fold(0, |d, (a, b)| d | (a ^ b)) == 0
+/// A browser sends an origin; a web page has no business with an edge in the local network.
+fn from_a_page(headers: &HeaderMap) -> Option<Response> {
+    let text = "web pages may not use this edge\n";
+    headers.contains_key(header::ORIGIN).then(|| (StatusCode::FORBIDDEN, text).into_response())
 }
 
 async fn upgrade(
@@ -205,12 +287,12 @@ async fn upgrade(
     headers: HeaderMap,
     upgrade: Result<WebSocketUpgrade, axum::extract::ws::rejection::WebSocketUpgradeRejection>,
 ) -> Response {
-    if let Some(denied) = denied(&app, &headers) {
-        return denied;
-    }
-    if headers.contains_key(header::ORIGIN) {
-        // A browser sends it; a web page has no business with an edge in the local network.
-        return (StatusCode::FORBIDDEN, "web pages may not use this edge\n").into_response();
+    let pass = match app.access.admit(&headers) {
+        Ok(pass) => pass,
+        Err(denied) => return *denied,
+    };
+    if let Some(refused) = from_a_page(&headers) {
+        return refused;
     }
     let Ok(upgrade) = upgrade else {
         let text =
@@ -232,7 +314,41 @@ async fn upgrade(
     upgrade
         .max_message_size(2 * MAX_CLIENT_FRAME)
         .max_frame_size(2 * MAX_CLIENT_FRAME)
-        .on_upgrade(move |socket| serve(socket, shared, connection))
+        .on_upgrade(move |socket| async move {
+            app.access.seen(&pass);
+            serve(socket, shared, connection, pass).await;
+        })
+}
+
+/// A device without a token may come here to pair; one with a wrong token may not.
+async fn upgrade_control(
+    State(app): State<Arc<App>>,
+    headers: HeaderMap,
+    upgrade: Result<WebSocketUpgrade, axum::extract::ws::rejection::WebSocketUpgradeRejection>,
+) -> Response {
+    if let Some(refused) = from_a_page(&headers) {
+        return refused;
+    }
+    let pass: Option<Pass> = match app.access.admit(&headers) {
+        Ok(pass) => Some(pass),
+        Err(_) if !headers.contains_key(header::AUTHORIZATION) => None,
+        Err(denied) => return *denied,
+    };
+    let upgrade = match upgrade.map(|u| u.protocols([CONTROL_SUBPROTOCOL])) {
+        Ok(upgrade) if upgrade.selected_protocol().is_some() => upgrade,
+        _ => {
+            let text = format!(
+                "this edge (version {}) speaks {CONTROL_SUBPROTOCOL} here; update the older of \
+                 device and edge\n",
+                env!("CARGO_PKG_VERSION")
+            );
+            return (StatusCode::BAD_REQUEST, text).into_response();
+        }
+    };
+    upgrade
+        .max_message_size(MAX_CONTROL_FRAME)
+        .max_frame_size(MAX_CONTROL_FRAME)
+        .on_upgrade(move |socket| async move { app.control.serve(socket, pass).await })
 }
 
 async fn health(State(app): State<Arc<App>>) -> Response {
@@ -247,8 +363,8 @@ async fn health(State(app): State<Arc<App>>) -> Response {
 }
 
 async fn metrics_text(State(app): State<Arc<App>>, headers: HeaderMap) -> Response {
-    if let Some(denied) = denied(&app, &headers) {
-        return denied;
+    if let Err(denied) = app.access.admit(&headers) {
+        return *denied;
     }
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     ([(header::CONTENT_TYPE, kind)], app.shared.metrics.text()).into_response()

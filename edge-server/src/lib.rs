@@ -5,13 +5,25 @@
 //! sessions (`session.rs`); answers go back through bounded channels, and a peer that does not read
 //! them is dropped. The edge knows token ids and probabilities, never text.
 
+mod access;
+mod announce;
+mod control;
+mod devices;
 mod http;
+mod listen;
 mod metrics;
+mod pairing;
 mod peer;
 mod scheduler;
 mod session;
 mod socket;
+mod state;
+mod tls;
 
-pub use http::{Bound, Config, Edge, StartError};
+pub use devices::{Device, Devices};
+pub use http::{Bound, Config, Edge, ServingNote, StartError};
 pub use metrics::Metrics;
+pub use pairing::{Offer, Outcome, Pairing};
 pub use scheduler::Limits;
+pub use state::{StateError, StateFolder};
+pub use tls::Identity;

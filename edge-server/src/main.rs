@@ -1,5 +1,7 @@
 //! `tandem-edge`: serves a large model to devices in the network.
 
+mod cli;
+
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use std::net::SocketAddr;
@@ -20,6 +22,11 @@ struct Args {
 enum Command {
     /// Serve a model until Ctrl-C or SIGTERM.
     Serve(Serve),
+    /// Show a QR code and a one-time code with which a device may pair.
+    Pair(cli::pair::Args),
+    /// List, rename and revoke paired devices.
+    #[command(subcommand)]
+    Devices(cli::devices::Command),
 }
 
 #[derive(clap::Args)]
@@ -27,10 +34,24 @@ struct Serve {
     /// A GGUF file, or the name of a downloaded model.
     #[arg(long, value_name = "FILE")]
     model: String,
-    /// Where to listen; port 0 picks a free one. Beyond loopback a token is needed.
+    /// Where to listen; port 0 picks a free one. Beyond loopback the edge speaks TLS only.
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7470")]
     listen: SocketAddr,
-    /// What devices must show.
+    /// Speak TLS, and pair with devices, on loopback too.
+    #[arg(long)]
+    tls: bool,
+    #[command(flatten)]
+    state: cli::State,
+    /// The edge's name for people; the machine's name when absent.
+    #[arg(long, value_name = "NAME")]
+    name: Option<String>,
+    /// Announce the edge by mDNS even if it is for this machine only.
+    #[arg(long)]
+    mdns: bool,
+    /// Do not announce the edge by mDNS.
+    #[arg(long, conflicts_with = "mdns")]
+    no_mdns: bool,
+    /// A token that devices may show without being paired.
     #[arg(long, value_name = "T", env = "TANDEM_EDGE_TOKEN", hide_env_values = true)]
     token: Option<String>,
     /// Tokens of a conversation at most.
@@ -60,18 +81,25 @@ fn main() -> Result<()> {
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
-    let Command::Serve(args) = Args::parse().command;
-    tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()?
-        .block_on(serve(args))
+    let command = Args::parse().command;
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    match command {
+        Command::Serve(args) => runtime.block_on(serve(args)),
+        Command::Pair(args) => runtime.block_on(cli::pair::run(args)),
+        Command::Devices(command) => cli::devices::run(command),
+    }
 }
 
 async fn serve(args: Serve) -> Result<()> {
+    let local = args.listen.ip().is_loopback();
+    let name = args.name.clone().unwrap_or_else(machine);
     let config = Config {
         listen: args.listen,
+        state: if args.tls || !local { Some(args.state.open()?) } else { None },
         token: args.token,
+        name,
+        announce: args.mdns || !(local || args.no_mdns),
         limits: Limits {
             context: args.context,
             sessions: args.max_sessions.max(1),
@@ -94,7 +122,7 @@ async fn serve(args: Serve) -> Result<()> {
     let name = model.info().name.clone();
     tracing::info!("{name} on {}", model.info().device);
     let edge = bound.serve(Arc::new(model))?;
-    announce(&format!("tandem-edge ready at ws://{} (model {name})", edge.address()));
+    announce(&format!("tandem-edge ready at {} (model {name})", edge.url()));
     stop.await;
     tracing::info!("stopping");
     edge.stop().await;
@@ -106,6 +134,11 @@ async fn serve(args: Serve) -> Result<()> {
 #[allow(clippy::print_stdout)]
 fn announce(line: &str) {
     println!("{line}");
+}
+
+fn machine() -> String {
+    let name = gethostname::gethostname().to_string_lossy().into_owned();
+    if name.is_empty() { "box".into() } else { name }
 }
 
 fn load(model: &str, threads: Option<usize>) -> Result<Model> {

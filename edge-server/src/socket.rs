@@ -1,5 +1,6 @@
 //! One connection: handshake, then frames in and out. Nothing here computes.
 
+use crate::access::Pass;
 use crate::metrics::Metrics;
 use crate::peer::Peer;
 use crate::scheduler::Work;
@@ -34,7 +35,12 @@ pub(crate) struct Shared {
     pub places: Arc<Semaphore>,
 }
 
-pub(crate) async fn serve(mut socket: WebSocket, shared: Arc<Shared>, connection: u64) {
+pub(crate) async fn serve(
+    mut socket: WebSocket,
+    shared: Arc<Shared>,
+    connection: u64,
+    pass: Pass,
+) {
     let Ok(_place) = Arc::clone(&shared.places).try_acquire_owned() else {
         refuse(&mut socket, ErrorCode::Busy, "the edge has too many connections; try again later")
             .await;
@@ -42,7 +48,7 @@ pub(crate) async fn serve(mut socket: WebSocket, shared: Arc<Shared>, connection
     };
     shared.metrics.connections.inc();
     if hello(&mut socket, &shared).await {
-        run(socket, &shared, connection).await;
+        run(socket, &shared, connection, &pass).await;
     }
     shared.metrics.connections.dec();
 }
@@ -114,7 +120,7 @@ fn check(hello: &Hello, welcome: &Welcome) -> Option<(ErrorCode, String)> {
     None
 }
 
-async fn run(socket: WebSocket, shared: &Shared, connection: u64) {
+async fn run(socket: WebSocket, shared: &Shared, connection: u64, pass: &Pass) {
     let (mut sink, mut stream) = socket.split();
     let (sender, mut outbound) = mpsc::channel::<Vec<u8>>(OUTBOUND);
     let kill = CancellationToken::new();
@@ -127,6 +133,11 @@ async fn run(socket: WebSocket, shared: &Shared, connection: u64) {
         tokio::select! {
             () = kill.cancelled() => {
                 tracing::info!("dropped a device that does not read its answers");
+                break;
+            }
+            () = pass.revoked.cancelled() => {
+                let text = "this device's access was revoked on the box; pair it again to use it";
+                end(&mut sink, shared, ErrorCode::Access, text).await;
                 break;
             }
             () = shared.stop.cancelled() => {
@@ -187,18 +198,20 @@ async fn run(socket: WebSocket, shared: &Shared, connection: u64) {
     let _ = shared.work.send(Work::Gone { connection }).await;
 }
 
-/// Says what was wrong; the connection ends after it.
-async fn violation(
-    sink: &mut futures_util::stream::SplitSink<WebSocket, Message>,
-    shared: &Shared,
-    text: &str,
-) {
-    let code = ErrorCode::BadMessage;
+type Sink = futures_util::stream::SplitSink<WebSocket, Message>;
+
+/// Says what was wrong with what came; the connection ends after it.
+async fn violation(sink: &mut Sink, shared: &Shared, text: &str) {
+    end(sink, shared, ErrorCode::BadMessage, text).await;
+}
+
+/// Says why the connection ends now.
+async fn end(sink: &mut Sink, shared: &Shared, code: ErrorCode, text: &str) {
     let failure = Failure { generation: None, code, message: text.to_owned() };
     let bytes = encode_server(&ServerMessage::Error(failure));
     if sink.send(Message::Binary(bytes.into())).await.is_ok() {
         shared.metrics.error(code);
     }
-    let frame = CloseFrame { code: 1008, reason: "protocol violation".into() };
+    let frame = CloseFrame { code: 1008, reason: "see the message before".into() };
     let _ = sink.send(Message::Close(Some(frame))).await;
 }

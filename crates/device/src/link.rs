@@ -4,26 +4,26 @@
 //! it, or [`Incoming::Lost`]; what it does then (resume, go on alone, stop) is its own business.
 
 use crate::address::EdgeAddress;
+use crate::tls::{self, ConnectError, Stream};
 use futures_util::{SinkExt, StreamExt};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tandem_protocol::{
-    ClientMessage, Hello, MAX_SERVER_FRAME, SUBPROTOCOL, ServerMessage, Welcome, decode_server,
+    CertificateId, ClientMessage, Hello, MAX_SERVER_FRAME, SOCKET_PATH, SUBPROTOCOL, ServerMessage, Welcome, decode_server,
     encode_client,
 };
-use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::http::HeaderValue;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::{Error as WsError, Message};
-use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async_with_config};
+use tokio_tungstenite::{WebSocketStream, client_async_with_config};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
+pub(crate) type Socket = WebSocketStream<Box<dyn Stream>>;
 
 /// Time for connecting and for the edge's `Welcome`.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -31,7 +31,8 @@ const CONNECT: Duration = Duration::from_secs(5);
 const PING: Duration = Duration::from_secs(5);
 const FIRST_WAIT: Duration = Duration::from_millis(100);
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
-/// What an edge that refused is asked again after: someone may have changed its model or token.
+/// What an edge that refused is asked again after: someone may have changed its model or token, or
+/// this device is back in the network where the address belongs to the right machine.
 const REFUSED_WAIT: Duration = Duration::from_secs(15);
 /// Messages of one generation that wait to be read at most; more are a broken edge.
 const WAITING: usize = 4096;
@@ -55,7 +56,20 @@ pub enum LinkState {
     Refused {
         /// Why, and what to do.
         problem: String,
+        /// The same for programs.
+        why: Refusal,
     },
+}
+
+/// Why an edge does not want us, or we do not want it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// It shows another certificate than the one it was paired with.
+    Certificate,
+    /// It does not know our token, or this device was never paired.
+    Access,
+    /// Anything else.
+    Other,
 }
 
 /// What an answer hears from the link.
@@ -154,7 +168,7 @@ impl Link {
         };
         match found {
             LinkState::Connected { welcome, epoch } => Ok((welcome, epoch)),
-            LinkState::Refused { problem } => Err(problem),
+            LinkState::Refused { problem, .. } => Err(problem),
             LinkState::Connecting { problem } => Err(problem.unwrap_or_else(|| {
                 format!("the edge at {} does not answer; is it running?", self.address)
             })),
@@ -209,11 +223,18 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-enum Failure {
+/// Why there is no connection, for people.
+pub(crate) enum Failure {
     /// Worth trying again soon.
     Unreachable(String),
     /// The edge answered and will not have us.
-    Refused(String),
+    Refused(String, Refusal),
+}
+
+impl Failure {
+    fn refused(problem: impl Into<String>) -> Self {
+        Self::Refused(problem.into(), Refusal::Other)
+    }
 }
 
 struct Task {
@@ -251,9 +272,9 @@ impl Task {
                     let problem = Some(problem);
                     self.report.send_replace(LinkState::Connecting { problem });
                 }
-                Err(Failure::Refused(problem)) => {
+                Err(Failure::Refused(problem, why)) => {
                     wait = REFUSED_WAIT;
-                    self.report.send_replace(LinkState::Refused { problem });
+                    self.report.send_replace(LinkState::Refused { problem, why });
                 }
             }
             tokio::time::sleep(wait.mul_f64(0.8 + 0.4 * crate::random_fraction())).await;
@@ -285,14 +306,14 @@ impl Task {
             Ok(ServerMessage::Welcome(welcome)) if welcome.tokenizer == self.hello.tokenizer => {
                 Ok((socket, welcome))
             }
-            Ok(ServerMessage::Welcome(welcome)) => Err(Failure::Refused(format!(
+            Ok(ServerMessage::Welcome(welcome)) => Err(Failure::refused(format!(
                 "the drafter {} and the verifier {} have different tokenizers and cannot work \
                  together; choose a drafter of the verifier's family",
                 self.hello.drafter, welcome.model
             ))),
-            Ok(ServerMessage::Refused(refused)) => Err(Failure::Refused(refused.message)),
-            Ok(_) => Err(Failure::Refused("the edge did not answer Hello as it must".into())),
-            Err(e) => Err(Failure::Refused(format!(
+            Ok(ServerMessage::Refused(refused)) => Err(Failure::refused(refused.message)),
+            Ok(_) => Err(Failure::refused("the edge did not answer Hello as it must")),
+            Err(e) => Err(Failure::refused(format!(
                 "the edge at {} sent something that is not understood ({e}); update the older of \
                  device and edge",
                 self.address
@@ -301,56 +322,8 @@ impl Task {
     }
 
     async fn open(&self) -> Result<Socket, Failure> {
-        let refused = |e: String| Failure::Refused(e);
-        let mut request = self
-            .address
-            .url()
-            .into_client_request()
-            .map_err(|e| refused(format!("{} is not an edge's address: {e}", self.address)))?;
-        let headers = request.headers_mut();
-        headers.insert("Sec-WebSocket-Protocol", HeaderValue::from_static(SUBPROTOCOL));
-        if let Some(token) = self.address.token() {
-            let mut value = HeaderValue::from_str(&format!("Bearer {token}"))
-                .map_err(|_| refused("the token holds characters that none can hold".into()))?;
-            value.set_sensitive(true);
-            headers.insert("Authorization", value);
-        }
-        let config = WebSocketConfig::default()
-            .max_message_size(Some(MAX_SERVER_FRAME))
-            .max_frame_size(Some(MAX_SERVER_FRAME));
-        // No Nagle: a round is one small frame that must go out at once.
-        match connect_async_with_config(request, Some(config), true).await {
-            Ok((socket, _)) => Ok(socket),
-            Err(error) => Err(self.explain(error)),
-        }
-    }
-
-    fn explain(&self, error: WsError) -> Failure {
-        let at = &self.address;
-        match error {
-            WsError::Http(response) => {
-                let says = response.body().as_deref().map(String::from_utf8_lossy);
-                let says: String = says.unwrap_or_default().trim().chars().take(300).collect();
-                Failure::Refused(match response.status().as_u16() {
-                    401 => format!(
-                        "the edge at {at} refuses the token: give the one that it was started with"
-                    ),
-                    404 | 200 => {
-                        format!("something answers at {at}, but it is not a Tandem edge")
-                    }
-                    status => format!("the edge at {at} refuses with status {status}: {says}"),
-                })
-            }
-            WsError::Protocol(e) => Failure::Refused(format!(
-                "what answers at {at} does not speak {SUBPROTOCOL} ({e}); is the address right, and \
-                 the edge up to date?"
-            )),
-            WsError::Url(e) => Failure::Refused(format!("{at} is not an edge's address: {e}")),
-            WsError::Io(e) => Failure::Unreachable(format!(
-                "cannot reach the edge at {at}: {e}; is it running and in this network?"
-            )),
-            e => Failure::Unreachable(format!("cannot reach the edge at {at}: {e}")),
-        }
+        let limit = MAX_SERVER_FRAME;
+        open(&self.address, SOCKET_PATH, SUBPROTOCOL, limit).await.map(|(socket, _)| socket)
     }
 
     /// Until the connection is lost; returns why.
@@ -419,5 +392,75 @@ impl Task {
             }
         }
         Ok(())
+    }
+}
+
+/// Connects to a WebSocket of an edge; also says which certificate it showed.
+pub(crate) async fn open(
+    address: &EdgeAddress,
+    path: &str,
+    subprotocol: &'static str,
+    limit: usize,
+) -> Result<(Socket, Option<CertificateId>), Failure> {
+    let mut request = format!("{address}{path}")
+        .into_client_request()
+        .map_err(|e| Failure::refused(format!("{address} is not an edge's address: {e}")))?;
+    let headers = request.headers_mut();
+    headers.insert("Sec-WebSocket-Protocol", HeaderValue::from_static(subprotocol));
+    if let Some(token) = address.token() {
+        let mut value = HeaderValue::from_str(&format!("Bearer {token}"))
+            .map_err(|_| Failure::refused("the token holds characters that none can hold"))?;
+        value.set_sensitive(true);
+        headers.insert("Authorization", value);
+    }
+    let (stream, certificate) = tls::connect(address).await.map_err(|e| {
+        let problem = e.to_string();
+        match e {
+            ConnectError::Unreachable(..) => Failure::Unreachable(problem),
+            ConnectError::Changed(_) => Failure::Refused(problem, Refusal::Certificate),
+            ConnectError::NotPaired(_) => Failure::Refused(problem, Refusal::Access),
+            ConnectError::Plain(_) | ConnectError::Tls(..) => Failure::refused(problem),
+        }
+    })?;
+    let config =
+        WebSocketConfig::default().max_message_size(Some(limit)).max_frame_size(Some(limit));
+    match client_async_with_config(request, stream, Some(config)).await {
+        Ok((socket, _)) => Ok((socket, certificate)),
+        Err(error) => Err(explain(address, error)),
+    }
+}
+
+fn explain(at: &EdgeAddress, error: WsError) -> Failure {
+    match error {
+        WsError::Http(response) => {
+            let says = response.body().as_deref().map(String::from_utf8_lossy);
+            let says: String = says.unwrap_or_default().trim().chars().take(300).collect();
+            match response.status().as_u16() {
+                401 => {
+                    let what = if at.is_secure() {
+                        "does not know this device, or its access was revoked on the box; pair it \
+                         again: run `tandem-edge pair` there"
+                    } else {
+                        "refuses the token: give the one that it was started with"
+                    };
+                    Failure::Refused(format!("the edge at {at} {what}"), Refusal::Access)
+                }
+                404 | 200 => Failure::refused(format!(
+                    "something answers at {at}, but it is not a Tandem edge"
+                )),
+                426 => Failure::refused(says),
+                status => Failure::refused(format!(
+                    "the edge at {at} refuses with status {status}: {says}"
+                )),
+            }
+        }
+        WsError::Protocol(e) => Failure::refused(format!(
+            "what answers at {at} does not speak {SUBPROTOCOL} ({e}); is the address right, and \
+             are device and edge of the same version?"
+        )),
+        WsError::Io(e) => Failure::Unreachable(format!(
+            "cannot reach the edge at {at}: {e}; is it running and in this network?"
+        )),
+        e => Failure::Unreachable(format!("cannot reach the edge at {at}: {e}")),
     }
 }

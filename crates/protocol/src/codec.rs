@@ -68,7 +68,7 @@ pub fn encode_server(message: &ServerMessage) -> Vec<u8> {
     encode(message)
 }
 
-fn encode<T: Serialize>(message: &T) -> Vec<u8> {
+pub(crate) fn encode<T: Serialize>(message: &T) -> Vec<u8> {
     // Our messages have only types that postcard can encode, into memory that grows.
     postcard::to_stdvec(message).expect("a message can be encoded")
 }
@@ -142,7 +142,7 @@ pub fn decode_server(bytes: &[u8]) -> Result<ServerMessage, DecodeError> {
     Ok(message)
 }
 
-fn decode<T: DeserializeOwned>(bytes: &[u8], limit: usize) -> Result<T, DecodeError> {
+pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8], limit: usize) -> Result<T, DecodeError> {
     if bytes.len() > limit {
         return Err(DecodeError::TooLarge(bytes.len(), limit));
     }
@@ -151,7 +151,7 @@ fn decode<T: DeserializeOwned>(bytes: &[u8], limit: usize) -> Result<T, DecodeEr
     if rest.is_empty() { Ok(message) } else { Err(DecodeError::Trailing(rest.len())) }
 }
 
-fn length(what: &'static str, len: usize, least: usize, most: usize) -> Result<(), DecodeError> {
+pub(crate) fn length(what: &'static str, len: usize, least: usize, most: usize) -> Result<(), DecodeError> {
     if (least..=most).contains(&len) {
         Ok(())
     } else {

@@ -13,11 +13,20 @@
 //! has of the KV cache) → [`Prefill`] reports; then rounds, [`Draft`] → [`Verdict`].
 
 mod codec;
+mod control;
 mod limits;
 mod message;
+mod pairing;
 
 pub use codec::{
     DecodeError, check_ids, decode_client, decode_server, encode_client, encode_server,
 };
+pub use control::{
+    Access, ControlReply, ControlRequest, EdgeInfo, decode_reply, decode_request, encode_reply,
+    encode_request,
+};
 pub use limits::*;
 pub use message::*;
+pub use pairing::{
+    CertificateId, Exchange, PairingCode, PairingError, PairingLink, Proofs, Side, clean_name, same,
+};

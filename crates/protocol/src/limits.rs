@@ -18,3 +18,13 @@ pub const MAX_TEXT: usize = 1024;
 pub const MAX_COMMITTED: usize = 64;
 /// Path of the WebSocket on an edge.
 pub const SOCKET_PATH: &str = "/v1/ws";
+/// Path of the control socket on an edge.
+pub const CONTROL_PATH: &str = "/v1/control";
+/// The sub-protocol of the control socket.
+pub const CONTROL_SUBPROTOCOL: &str = "tandem.control.v1";
+/// Bytes of a frame on the control socket at most.
+pub const MAX_CONTROL_FRAME: usize = 8192;
+/// Bytes of a device's name at most.
+pub const MAX_DEVICE_NAME: usize = 200;
+/// What an edge is looked for as by mDNS.
+pub const SERVICE_TYPE: &str = "_tandem._tcp.local.";

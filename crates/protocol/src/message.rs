@@ -223,4 +223,8 @@ pub enum ErrorCode {
     ShuttingDown,
     /// The model failed.
     Internal,
+    /// The token is missing, wrong, or was revoked.
+    Access,
+    /// Pairing did not work.
+    Pairing,
 }

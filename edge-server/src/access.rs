@@ -1,0 +1,139 @@
+//! Who may use the edge: the static token, and the paired devices as their file is now.
+
+use crate::devices::{Device, Devices, token_hash};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+use tandem_protocol::same;
+use tokio_util::sync::CancellationToken;
+
+/// How often the file is looked at; a revoked device is gone after this.
+const LOOK: Duration = Duration::from_millis(250);
+
+/// Lets devices in and throws them out.
+pub(crate) struct Access {
+    /// Hash of the static token.
+    token: Option<String>,
+    /// `None` on an edge without TLS, which has no paired devices.
+    devices: Option<Devices>,
+    table: Mutex<Table>,
+}
+
+#[derive(Default)]
+struct Table {
+    stamp: Option<(SystemTime, u64)>,
+    /// With what ends a device's connections.
+    devices: HashMap<String, (Device, CancellationToken)>,
+}
+
+/// One connection's right to be here.
+#[derive(Clone)]
+pub(crate) struct Pass {
+    /// The paired device; `None` for the static token or an open edge.
+    pub device: Option<Device>,
+    /// Cancelled when the right is taken away.
+    pub revoked: CancellationToken,
+}
+
+impl Access {
+    pub(crate) fn new(token: Option<&str>, devices: Option<Devices>) -> Arc<Self> {
+        let token = token.filter(|t| !t.is_empty()).map(token_hash);
+        let access = Arc::new(Self { token, devices, table: Mutex::default() });
+        access.refresh();
+        access
+    }
+
+    /// Follows the file until the edge ends.
+    pub(crate) async fn watch(self: Arc<Self>, over: CancellationToken) {
+        if self.devices.is_none() {
+            return;
+        }
+        let mut clock = tokio::time::interval(LOOK);
+        loop {
+            tokio::select! {
+                () = over.cancelled() => break,
+                _ = clock.tick() => self.refresh(),
+            }
+        }
+    }
+
+    fn table(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn devices(&self) -> Option<&Devices> {
+        self.devices.as_ref()
+    }
+
+    /// Takes over what the file says now.
+    pub(crate) fn refresh(&self) {
+        let Some(devices) = &self.devices else { return };
+        let mut table = self.table();
+        let stamp = devices.stamp();
+        if stamp == table.stamp {
+            return;
+        }
+        // A list that cannot be read lets nobody in.
+        let list = devices.list().unwrap_or_else(|e| {
+            tracing::error!("{e}");
+            Vec::new()
+        });
+        table.stamp = stamp;
+        let mut old = std::mem::take(&mut table.devices);
+        for device in list {
+            // Another token under the same id is another right.
+            let kept = old.remove(&device.id);
+            let kept = kept.filter(|(known, _)| known.token_sha256 == device.token_sha256);
+            let token = kept.map_or_else(CancellationToken::new, |(_, token)| token);
+            table.devices.insert(device.id.clone(), (device, token));
+        }
+        for (device, token) in old.into_values() {
+            tracing::info!("{} may not use this edge any more", device.name);
+            token.cancel();
+        }
+    }
+
+    /// Whether this request may pass.
+    pub(crate) fn admit(&self, headers: &HeaderMap) -> Result<Pass, Box<Response>> {
+        let free = || Pass { device: None, revoked: CancellationToken::new() };
+        if self.token.is_none() && self.devices.is_none() {
+            return Ok(free());
+        }
+        let shown = headers
+            .get(header::AUTHORIZATION)
+            .and_then(|v| v.to_str().ok())
+            .and_then(|v| v.strip_prefix("Bearer "))
+            .filter(|v| !v.is_empty());
+        if let Some(shown) = shown {
+            let hash = token_hash(shown);
+            if self.token.as_ref().is_some_and(|own| same(own.as_bytes(), hash.as_bytes())) {
+                return Ok(free());
+            }
+            self.refresh();
+            let table = self.table();
+            let known = table.devices.values();
+            // Hashes are compared, so the time tells nothing about a token.
+            let mut known = known.filter(|(d, _)| same(d.token_sha256.as_bytes(), hash.as_bytes()));
+            if let Some((device, revoked)) = known.next() {
+                return Ok(Pass { device: Some(device.clone()), revoked: revoked.clone() });
+            }
+        }
+        let text = if self.devices.is_some() {
+            "this edge does not know this device, or its access was revoked; pair it again: run \
+             `tandem-edge pair` on the box\n"
+        } else {
+            "this edge wants a token, and the one shown is missing or wrong; \
+             use the token that the edge was started with\n"
+        };
+        Err(Box::new((StatusCode::UNAUTHORIZED, text).into_response()))
+    }
+
+    /// Notes that a device is here, without making it wait.
+    pub(crate) fn seen(&self, pass: &Pass) {
+        if let (Some(devices), Some(device)) = (self.devices.clone(), pass.device.clone()) {
+            tokio::task::spawn_blocking(move || devices.seen(&device));
+        }
+    }
+}
