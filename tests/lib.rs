@@ -53,7 +53,15 @@ pub async fn drafter(name: &str) -> Drafter {
 pub fn config(listen: SocketAddr) -> Config {
     let limits =
         Limits { context: 4096, sessions: 8, kv_bytes: 1 << 30, idle: Duration::from_secs(60) };
-    Config { listen, state: None, token: None, name: "test".into(), announce: false, limits, connections: 16 }
+    Config {
+        listen,
+        state: None,
+        token: None,
+        name: "test".into(),
+        announce: false,
+        limits,
+        connections: 16,
+    }
 }
 
 /// Starts an edge; port 0 picks a free one.

@@ -197,9 +197,9 @@ impl Bound {
         });
         let devices = secured.as_ref().map(|s| Devices::new(s.folder.clone()));
         let access = Access::new(config.token.as_deref(), devices);
-        let pairing = secured.as_ref().map(|s| {
-            (Arc::new(Pairing::new(s.folder.clone())), s.identity.certificate)
-        });
+        let pairing = secured
+            .as_ref()
+            .map(|s| (Arc::new(Pairing::new(s.folder.clone())), s.identity.certificate));
         let control = Control {
             access: Arc::clone(&access),
             pairing,
@@ -311,13 +311,12 @@ async fn upgrade(
     let shared = Arc::clone(&app.shared);
     // A frame somewhat above the limit is read and refused with a reason. A larger one ends the
     // connection unread, and the reason may be lost with it.
-    upgrade
-        .max_message_size(2 * MAX_CLIENT_FRAME)
-        .max_frame_size(2 * MAX_CLIENT_FRAME)
-        .on_upgrade(move |socket| async move {
+    upgrade.max_message_size(2 * MAX_CLIENT_FRAME).max_frame_size(2 * MAX_CLIENT_FRAME).on_upgrade(
+        move |socket| async move {
             app.access.seen(&pass);
             serve(socket, shared, connection, pass).await;
-        })
+        },
+    )
 }
 
 /// A device without a token may come here to pair; one with a wrong token may not.

@@ -54,7 +54,9 @@ impl Refusal {
             Self::NoOffer => {
                 "the box is not waiting for a device; run `tandem-edge pair` on it for a code"
             }
-            Self::Expired => "this code is too old; run `tandem-edge pair` on the box for a new one",
+            Self::Expired => {
+                "this code is too old; run `tandem-edge pair` on the box for a new one"
+            }
             Self::Used => {
                 "this code was already used; run `tandem-edge pair` on the box for a new one"
             }

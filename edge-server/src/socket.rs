@@ -35,12 +35,7 @@ pub(crate) struct Shared {
     pub places: Arc<Semaphore>,
 }
 
-pub(crate) async fn serve(
-    mut socket: WebSocket,
-    shared: Arc<Shared>,
-    connection: u64,
-    pass: Pass,
-) {
+pub(crate) async fn serve(mut socket: WebSocket, shared: Arc<Shared>, connection: u64, pass: Pass) {
     let Ok(_place) = Arc::clone(&shared.places).try_acquire_owned() else {
         refuse(&mut socket, ErrorCode::Busy, "the edge has too many connections; try again later")
             .await;

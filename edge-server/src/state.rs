@@ -18,7 +18,9 @@ const MAX_FILE: u64 = 4 << 20;
 #[derive(Debug, Error)]
 pub enum StateError {
     /// The system refuses.
-    #[error("cannot use {path}: {source}; check who may write there, or choose a folder with --state")]
+    #[error(
+        "cannot use {path}: {source}; check who may write there, or choose a folder with --state"
+    )]
     Io {
         /// Which file or folder.
         path: PathBuf,
@@ -189,8 +191,8 @@ impl StateFolder {
     }
 
     pub(crate) fn write_json<T: Serialize>(&self, name: &str, value: &T) -> Result<(), StateError> {
-        let bytes = serde_json::to_vec_pretty(value)
-            .map_err(|e| self.failed(name)(io::Error::other(e)))?;
+        let bytes =
+            serde_json::to_vec_pretty(value).map_err(|e| self.failed(name)(io::Error::other(e)))?;
         self.write(name, &bytes)
     }
 

@@ -100,7 +100,7 @@ impl App {
                         detail.clone_from(problem);
                         "offline"
                     }
-                    LinkState::Refused { problem } => {
+                    LinkState::Refused { problem, .. } => {
                         detail = Some(problem.clone());
                         "offline"
                     }

@@ -94,8 +94,10 @@ fn addresses_that_cannot_be_had_are_explained() {
     let address = taken.local_addr().expect("its address").to_string();
     let text = complaint(edge(OTHER, &address));
     assert!(text.contains(&address) && text.contains("choose another port"), "{text}");
-    let text = complaint(edge(OTHER, "0.0.0.0:0"));
-    assert!(text.contains("--token"), "{text}");
+    let mut nowhere = edge(OTHER, "0.0.0.0:0");
+    nowhere.args(["--no-mdns", "--state", "/dev/null/edge"]);
+    let text = complaint(nowhere);
+    assert!(text.contains("--state"), "{text}");
 }
 
 #[test]

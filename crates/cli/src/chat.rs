@@ -3,16 +3,16 @@
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
 use std::io::{BufRead, IsTerminal, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 use tandem_device::store::{Conversation, Status, Store, default_path};
 use tandem_device::{
-    Answer, Drafter, EdgeAddress, Event, Finish, Gamma, Link, Mode, Request, RoundRecord, Totals,
-    WhenEdgeLost, generate, new_seed,
+    Answer, Boxes, Drafter, EdgeAddress, Event, Finish, Gamma, Link, Mode, Request, RoundRecord,
+    Totals, WhenEdgeLost, generate, new_seed,
 };
 use tandem_inference::{ChatMessage, LoadOptions, Role, store::Store as ModelStore};
-use tandem_protocol::{Hello, PROTOCOL_VERSION};
+use tandem_protocol::{CertificateId, Hello, PROTOCOL_VERSION};
 use tandem_speculation::{Sampling, TokenId};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -22,9 +22,18 @@ const FIRST_CONNECTION: Duration = Duration::from_secs(3);
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// The edge, such as ws://192.168.1.20:7470. Not needed with --mode device.
-    #[arg(long, value_name = "URL", env = "TANDEM_EDGE")]
+    /// A paired box by name, as `tandem boxes list` shows it.
+    #[arg(long = "box", value_name = "NAME")]
+    use_box: Option<String>,
+    /// An edge by address: ws:// on this machine; wss:// with --token and --fingerprint elsewhere.
+    #[arg(long, value_name = "URL", env = "TANDEM_EDGE", conflicts_with = "use_box")]
     edge: Option<EdgeAddress>,
+    /// SHA-256 of the certificate that the edge must show, for an edge that is not paired.
+    #[arg(long, value_name = "HEX", requires = "edge")]
+    fingerprint: Option<CertificateId>,
+    /// Let ws:// leave this machine. Whoever is on the way reads and changes everything.
+    #[arg(long)]
+    insecure_plain: bool,
     /// The edge's token.
     #[arg(long, value_name = "T", env = "TANDEM_EDGE_TOKEN", hide_env_values = true)]
     token: Option<String>,
@@ -119,19 +128,21 @@ async fn chat(args: Args) -> Result<ExitCode> {
     if args.max_tokens == 0 {
         bail!("--max-tokens must be at least 1");
     }
-    if args.edge.is_none() && matches!(args.mode, Mode::Dssd | Mode::Edge) {
-        bail!("--mode {} needs an edge: give its address with --edge", args.mode.as_str());
+    let no_edge = args.edge.is_none() && args.use_box.is_none();
+    if no_edge && matches!(args.mode, Mode::Dssd | Mode::Edge) {
+        bail!("--mode {} needs an edge: name a paired one with --box", args.mode.as_str());
     }
     let path = match ModelStore::open_default()?.resolve(&args.drafter) {
         Ok(path) => path,
         Err(error) => bail!(error),
     };
-    let store = Store::open(&args.db.clone().unwrap_or_else(default_path)).await?;
+    let database = args.db.clone().unwrap_or_else(default_path);
+    let store = Store::open(&database).await?;
+    let address = edge_of(&args, &store, &database).await?;
     let options = LoadOptions { threads: args.threads };
     let drafter = Drafter::load(path, options, args.context)
         .await
         .with_context(|| format!("cannot use the drafter {}", args.drafter))?;
-    let address = args.edge.clone().map(|edge| edge.with_token(args.token.clone()));
     let link = address.filter(|_| args.mode != Mode::Device).map(|address| {
         let info = drafter.model().info();
         let hello = Hello {
@@ -161,6 +172,24 @@ async fn chat(args: Args) -> Result<ExitCode> {
     };
     session.store.close().await;
     Ok(code)
+}
+
+/// Where the arguments lead.
+async fn edge_of(args: &Args, store: &Store, database: &Path) -> Result<Option<EdgeAddress>> {
+    if let Some(name) = &args.use_box {
+        let boxes = Boxes::new(store.clone(), database);
+        let row = boxes.named(name).await?;
+        store.box_used(row.id, None).await?;
+        return Ok(Some(boxes.address(&row).await?));
+    }
+    Ok(args.edge.clone().map(|edge| {
+        let edge = match args.fingerprint {
+            Some(certificate) => edge.pinned(certificate),
+            None if args.insecure_plain => edge.insecure_plain(),
+            None => edge,
+        };
+        edge.with_token(args.token.clone())
+    }))
 }
 
 fn said(role: Role, content: &str) -> ChatMessage {

@@ -4,6 +4,7 @@
 //! `tandem-inference`; here are only arguments and printing. Answers and lists go to standard
 //! output, everything else to standard error.
 
+mod boxes;
 mod chat;
 mod models;
 
@@ -22,6 +23,11 @@ struct Args {
 enum Command {
     /// Chat: one answer with --prompt, a conversation without.
     Chat(Box<chat::Args>),
+    /// Pair with an edge by the link or the code that `tandem-edge pair` shows.
+    Pair(boxes::Pair),
+    /// List, rename, test and remove paired edges.
+    #[command(subcommand)]
+    Boxes(boxes::Command),
     /// List, download and delete model files.
     #[command(subcommand)]
     Models(models::Command),
@@ -33,6 +39,8 @@ fn main() -> ExitCode {
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     let result = match Args::parse().command {
         Command::Chat(args) => chat::run(*args),
+        Command::Pair(args) => boxes::pair(args),
+        Command::Boxes(command) => boxes::run(command),
         Command::Models(command) => models::run(command),
     };
     match result {

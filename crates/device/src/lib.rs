@@ -4,18 +4,27 @@
 //! in plain values. Models compute on threads of their own, never on the async runtime.
 
 mod address;
+mod boxes;
+mod control;
+mod discovery;
 mod drafter;
 mod generate;
 mod link;
 mod record;
 mod rounds;
+mod secrets;
 pub mod store;
+mod tls;
 
 pub use address::{AddressError, EdgeAddress};
+pub use boxes::{BoxError, Boxes, Target, device_name};
+pub use control::{Checked, ControlError, Paired, check, forget, pair};
+pub use discovery::{Found, discover};
 pub use drafter::{DraftRequest, Drafted, Drafter, DrafterError};
 pub use generate::{Answer, Event, GenerateError, Request, generate};
-pub use link::{Channel, Incoming, Link, LinkState};
+pub use link::{Channel, Incoming, Link, LinkState, Refusal};
 pub use record::{Finish, Gamma, Mode, Pair, RoundRecord, Totals, WhenEdgeLost};
+pub use secrets::{Kept, SecretError};
 
 use std::time::{SystemTime, UNIX_EPOCH};
 use tandem_protocol::SessionId;

@@ -11,8 +11,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tandem_protocol::{
-    CertificateId, ClientMessage, Hello, MAX_SERVER_FRAME, SOCKET_PATH, SUBPROTOCOL, ServerMessage, Welcome, decode_server,
-    encode_client,
+    CertificateId, ClientMessage, Hello, MAX_SERVER_FRAME, SOCKET_PATH, SUBPROTOCOL, ServerMessage,
+    Welcome, decode_server, encode_client,
 };
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;

@@ -151,7 +151,12 @@ pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8], limit: usize) -> Result<
     if rest.is_empty() { Ok(message) } else { Err(DecodeError::Trailing(rest.len())) }
 }
 
-pub(crate) fn length(what: &'static str, len: usize, least: usize, most: usize) -> Result<(), DecodeError> {
+pub(crate) fn length(
+    what: &'static str,
+    len: usize,
+    least: usize,
+    most: usize,
+) -> Result<(), DecodeError> {
     if (least..=most).contains(&len) {
         Ok(())
     } else {

@@ -109,7 +109,9 @@ pub fn decode_reply(bytes: &[u8]) -> Result<ControlReply, DecodeError> {
             check(&access.edge)?;
         }
         ControlReply::Info(edge) => check(edge)?,
-        ControlReply::Refused(refused) => length("the message", refused.message.len(), 0, MAX_TEXT)?,
+        ControlReply::Refused(refused) => {
+            length("the message", refused.message.len(), 0, MAX_TEXT)?
+        }
         ControlReply::Forgotten => {}
     }
     Ok(reply)

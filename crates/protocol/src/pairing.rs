@@ -261,7 +261,8 @@ pub fn same(a: &[u8], b: &[u8]) -> bool {
 #[must_use]
 pub fn clean_name(name: &str) -> String {
     let mut text = String::new();
-    for word in name.split(|c: char| c.is_whitespace() || c.is_control()).filter(|w| !w.is_empty()) {
+    for word in name.split(|c: char| c.is_whitespace() || c.is_control()).filter(|w| !w.is_empty())
+    {
         if !text.is_empty() {
             text.push(' ');
         }

@@ -47,8 +47,14 @@ pub(crate) fn run(command: Command) -> Result<()> {
                 eprintln!("No device is paired yet; `tandem-edge pair` begins.");
             }
             for device in devices {
-                let seen = device.seen_at.map_or("never used".into(), |at| format!("used {}", ago(at)));
-                println!("{}  {}  paired {}, {seen}", device.id, device.name, ago(device.paired_at));
+                let seen =
+                    device.seen_at.map_or("never used".into(), |at| format!("used {}", ago(at)));
+                println!(
+                    "{}  {}  paired {}, {seen}",
+                    device.id,
+                    device.name,
+                    ago(device.paired_at)
+                );
             }
         }
         Command::Rename(args) => {

@@ -83,7 +83,8 @@ fn show(link: &PairingLink, serving: &ServingNote, minutes: u64) -> Result<()> {
     let text = link.to_string();
     let qr = QrCode::with_error_correction_level(&text, EcLevel::L)?;
     // Light on dark, as a terminal usually is; scanners read both.
-    let qr = qr.render::<Dense1x2>().dark_color(Dense1x2::Light).light_color(Dense1x2::Dark).build();
+    let qr =
+        qr.render::<Dense1x2>().dark_color(Dense1x2::Light).light_color(Dense1x2::Dark).build();
     let (host, port) = (&link.host, link.port);
     println!("{qr}\n");
     println!("Pair a device with {} ({}).", serving.name, serving.model);
@@ -99,12 +100,14 @@ fn show(link: &PairingLink, serving: &ServingNote, minutes: u64) -> Result<()> {
 }
 
 fn host_is_loopback(host: &str) -> bool {
-    host == "localhost" || host.trim_matches(['[', ']']).parse().is_ok_and(|ip: IpAddr| ip.is_loopback())
+    host == "localhost"
+        || host.trim_matches(['[', ']']).parse().is_ok_and(|ip: IpAddr| ip.is_loopback())
 }
 
 /// The address that devices in the network most likely reach.
 fn reachable(listen: SocketAddr) -> String {
-    let ip = if listen.ip().is_unspecified() { outward().unwrap_or(listen.ip()) } else { listen.ip() };
+    let ip =
+        if listen.ip().is_unspecified() { outward().unwrap_or(listen.ip()) } else { listen.ip() };
     match ip {
         IpAddr::V6(ip) => format!("[{ip}]"),
         IpAddr::V4(ip) => ip.to_string(),

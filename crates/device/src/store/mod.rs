@@ -3,6 +3,7 @@
 //! Every round is one transaction that adds its row and its text, so whatever was shown is still
 //! there after a crash. Several processes may use one file (write-ahead log, waiting for locks).
 
+mod boxes;
 mod branches;
 mod conversations;
 mod markdown;
@@ -19,6 +20,7 @@ mod transfer;
 #[cfg(test)]
 mod transfer_tests;
 
+pub use boxes::{BoxRow, PairedBox};
 pub use conversations::{Change, Conversation};
 pub use messages::{Message, Stats, Status};
 pub use metrics::{
