@@ -143,6 +143,8 @@ impl Bound {
         let secured = match config.state.clone() {
             Some(folder) => {
                 let serving = folder.serve()?;
+                // Of an edge that was killed.
+                folder.remove(NOTE)?;
                 Some(Secured { identity: Identity::load_or_create(&folder)?, folder, serving })
             }
             None => None,

@@ -10,7 +10,7 @@ use hyper_util::service::TowerToHyperService;
 use rustls::ServerConfig;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
@@ -94,6 +94,8 @@ async fn handshake(
 ) -> Option<tokio_rustls::server::TlsStream<TcpStream>> {
     let mut first = [0];
     if stream.peek(&mut first).await.ok()? == 1 && first[0] != TLS_RECORD {
+        // What was not read when the connection closes would take the answer with it.
+        let _ = stream.read(&mut [0; 4096]).await;
         let _ = stream.write_all(plain().as_bytes()).await;
         let _ = stream.shutdown().await;
         return None;

@@ -448,7 +448,10 @@ fn explain(at: &EdgeAddress, error: WsError) -> Failure {
                 404 | 200 => Failure::refused(format!(
                     "something answers at {at}, but it is not a Tandem edge"
                 )),
-                426 => Failure::refused(says),
+                426 => Failure::refused(format!(
+                    "the edge at {at} speaks TLS only: pair this device with it, run \
+                     `tandem-edge pair` on the box"
+                )),
                 status => Failure::refused(format!(
                     "the edge at {at} refuses with status {status}: {says}"
                 )),
