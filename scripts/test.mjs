@@ -1,5 +1,5 @@
 // `npm test`: everything, on a clean clone. Goes on after a failed step and counts at the end.
-import { readFileSync } from 'node:fs';
+import { readFileSync, readdirSync } from 'node:fs';
 import path from 'node:path';
 import {
   DRAFTER,
@@ -63,6 +63,9 @@ await step('rust: clippy', 'cargo', [
 ]);
 await step('rust: tests', 'cargo', ['test', '--release', '--locked', '--no-fail-fast'], cargoTests);
 await step('app: build', 'cargo', ['build', '--release', '--locked', '-p', 'tandem-app']);
-await step('app: window', 'node', ['--test', 'tests/window/window.test.mjs'], nodeTests);
+const windows = readdirSync(path.join(root, 'tests', 'window'))
+  .filter((name) => name.endsWith('.test.mjs'))
+  .map((name) => path.join('tests', 'window', name));
+await step('app: window', 'node', ['--test', '--test-concurrency=1', ...windows], nodeTests);
 say(`${passed} passed, ${failed} failed`);
 process.exitCode = failed === 0 ? 0 : 1;

@@ -17,11 +17,15 @@ pub(crate) struct Status {
 
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct EdgeStatus {
+    #[serde(rename = "box")]
+    pub of: crate::boxes::Active,
     pub state: &'static str,
     pub url: Option<String>,
     pub bundled: bool,
     pub model: Option<String>,
     pub detail: Option<String>,
+    /// `certificate` or `access`, where pairing again is the remedy.
+    pub problem: Option<&'static str>,
 }
 
 #[derive(Clone, Debug, Serialize)]

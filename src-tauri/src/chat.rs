@@ -239,7 +239,11 @@ async fn write(
     message: i64,
     before: Option<Stats>,
 ) -> Result<(Finish, String), String> {
-    let link = app.changing().link.clone();
+    // The bundled edge lives as long as an answer comes from it, also when another box is chosen.
+    let (link, _bundled) = {
+        let now = app.changing();
+        (now.link.clone(), now.bundled.clone())
+    };
     let (events, mut inbox) = mpsc::unbounded_channel();
     let (drafter, cancel) = (drafter.clone(), running.cancel.clone());
     let work = tauri::async_runtime::spawn(async move {

@@ -4,6 +4,7 @@
 //! answer is and how it is stored is known in `tandem-device` alone.
 
 mod api;
+mod boxes;
 mod chat;
 mod commands;
 mod conversations;
@@ -57,6 +58,13 @@ pub fn run() {
             commands::model_cancel,
             commands::settings_get,
             commands::settings_set,
+            boxes::boxes_list,
+            boxes::boxes_discover,
+            boxes::box_pair,
+            boxes::box_choose,
+            boxes::box_rename,
+            boxes::box_test,
+            boxes::box_remove,
         ])
         .build(tauri::generate_context!());
     match app {

@@ -42,7 +42,11 @@ async fn try_open(handle: &AppHandle) -> Result<App, Box<dyn std::error::Error +
     let kept = store.setting("settings").await?;
     let settings = kept.and_then(|text| serde_json::from_str(&text).ok());
     let models = tandem_inference::store::Store::open_default()?;
-    Ok(App::new(handle.clone(), store, models, settings.unwrap_or_default()))
+    let active = match crate::boxes::last_used(&store).await {
+        Some(active) => active,
+        None => store.one_box(1).await?.into(),
+    };
+    Ok(App::new(handle.clone(), store, models, settings.unwrap_or_default(), active))
 }
 
 /// Why the app is not there; with `again` it tries once more.

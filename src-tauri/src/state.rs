@@ -1,14 +1,15 @@
 //! What the app holds: the store, the drafter, the link, running answers and downloads.
 
 use crate::api::{DrafterStatus, EdgeStatus, Settings, Status};
+use crate::boxes::Active;
 use crate::edge::Bundled;
 use serde::Serialize;
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use tandem_device::store::Store;
-use tandem_device::{Drafter, Link, LinkState};
+use tandem_device::store::{Store, default_path};
+use tandem_device::{Boxes, Drafter, EdgeAddress, Link, LinkState, Refusal};
 use tandem_inference::LoadOptions;
 use tandem_inference::store::{Entry, State as FileState, Store as ModelStore, catalogue};
 use tandem_protocol::{Hello, PROTOCOL_VERSION};
@@ -42,8 +43,11 @@ pub(crate) struct Changing {
     pub drafter: Option<Drafter>,
     pub drafter_problem: Option<String>,
     pub loading: bool,
+    /// The box in use, and the link to it.
+    pub active: Active,
     pub link: Option<Link>,
-    pub bundled: Option<Bundled>,
+    /// Runs while it is in use, or an answer still comes from it.
+    pub bundled: Option<Arc<Bundled>>,
     pub edge_starting: bool,
     pub edge_problem: Option<String>,
     pub running: HashMap<i64, Arc<crate::chat::Running>>,
@@ -53,6 +57,7 @@ pub(crate) struct Changing {
 pub(crate) struct App {
     pub handle: AppHandle,
     pub store: Store,
+    pub boxes: Boxes,
     pub models: ModelStore,
     pub settings: Mutex<Settings>,
     changing: Mutex<Changing>,
@@ -69,9 +74,11 @@ impl App {
         store: Store,
         models: ModelStore,
         settings: Settings,
+        active: Active,
     ) -> Self {
-        let (settings, changing) = (Mutex::new(settings), Mutex::default());
-        Self { handle, store, models, settings, changing }
+        let boxes = Boxes::new(store.clone(), &default_path());
+        let changing = Mutex::new(Changing { active, ..Changing::default() });
+        Self { handle, store, boxes, models, settings: Mutex::new(settings), changing }
     }
 
     pub(crate) fn changing(&self) -> MutexGuard<'_, Changing> {
@@ -85,8 +92,9 @@ impl App {
     pub(crate) fn status(&self) -> Status {
         let now = self.changing();
         let (mut model, mut detail, mut url) = (None, now.edge_problem.clone(), None);
+        let mut problem_kind = None;
         let state = match &now.link {
-            None if now.edge_starting => "starting",
+            None if now.edge_starting && now.active.bundled => "starting",
             None => "off",
             Some(link) => {
                 url = Some(link.address().to_string());
@@ -100,14 +108,20 @@ impl App {
                         detail.clone_from(problem);
                         "offline"
                     }
-                    LinkState::Refused { problem, .. } => {
+                    LinkState::Refused { problem, why } => {
                         detail = Some(problem.clone());
+                        problem_kind = match why {
+                            Refusal::Certificate => Some("certificate"),
+                            Refusal::Access => Some("access"),
+                            Refusal::Other => None,
+                        };
                         "offline"
                     }
                 }
             }
         };
-        let edge = EdgeStatus { state, url, bundled: true, model, detail };
+        let (of, bundled) = (now.active.clone(), now.active.bundled);
+        let edge = EdgeStatus { of, state, url, bundled, model, detail, problem: problem_kind };
         let drafter = match &now.drafter {
             Some(d) => DrafterStatus {
                 state: "ready",
@@ -169,8 +183,12 @@ impl App {
     }
 
     async fn wake_edge(&self) {
-        let Some(path) = self.ready("verifier") else { return };
         let Some(drafter) = self.changing().drafter.clone() else { return };
+        let active = self.changing().active.clone();
+        if !active.bundled {
+            return self.wake_paired(&active, &drafter).await;
+        }
+        let Some(path) = self.ready("verifier") else { return };
         {
             let mut now = self.changing();
             if now.edge_starting || now.bundled.is_some() {
@@ -184,38 +202,75 @@ impl App {
             .as_ref()
             .map_err(Clone::clone)
             .and_then(|b| b.url.parse().map_err(|e: tandem_device::AddressError| e.to_string()));
-        let followed = {
+        let wanted = {
             let mut now = self.changing();
             now.edge_starting = false;
-            match address {
-                Ok(address) => {
-                    let hello = Hello {
-                        protocol: PROTOCOL_VERSION,
-                        app_version: env!("CARGO_PKG_VERSION").into(),
-                        drafter: drafter.model().info().name.clone(),
-                        tokenizer: drafter.model().tokenizer().fingerprint(),
-                        model: None,
-                    };
-                    let link = Link::start(address, hello);
-                    let state = link.state();
-                    now.link = Some(link);
-                    now.bundled = started.ok();
-                    Some(state)
-                }
-                Err(problem) => {
-                    now.edge_problem = Some(problem);
-                    None
-                }
+            // Another box may have been chosen meanwhile.
+            let wanted = now.active.bundled;
+            if wanted {
+                now.bundled = started.ok().map(Arc::new);
+            }
+            wanted
+        };
+        if wanted {
+            self.connect(&active, address, &drafter);
+        }
+        self.tell_status();
+    }
+
+    async fn wake_paired(&self, active: &Active, drafter: &Drafter) {
+        if self.changing().link.is_some() {
+            return;
+        }
+        let address = match self.store.one_box(active.id).await {
+            Ok(row) => self.boxes.address(&row).await.map_err(|e| e.to_string()),
+            Err(e) => Err(e.to_string()),
+        };
+        self.connect(active, address, drafter);
+        self.tell_status();
+    }
+
+    /// Links to a box, if it is still the one in use, and follows the link's state.
+    fn connect(&self, active: &Active, address: Result<EdgeAddress, String>, drafter: &Drafter) {
+        let mut now = self.changing();
+        if now.active.id != active.id {
+            return;
+        }
+        let address = match address {
+            Ok(address) => address,
+            Err(problem) => {
+                now.edge_problem = Some(problem);
+                return;
             }
         };
-        self.tell_status();
-        if let Some(mut state) = followed {
-            let handle = self.handle.clone();
-            tauri::async_runtime::spawn(async move {
-                while state.changed().await.is_ok() {
-                    handle.state::<Arc<Self>>().tell_status();
+        let hello = Hello {
+            protocol: PROTOCOL_VERSION,
+            app_version: env!("CARGO_PKG_VERSION").into(),
+            drafter: drafter.model().info().name.clone(),
+            tokenizer: drafter.model().tokenizer().fingerprint(),
+            model: None,
+        };
+        // The link's task belongs to the runtime, whoever calls this.
+        let _runtime = tauri::async_runtime::handle().inner().enter();
+        let link = Link::start(address, hello);
+        let mut state = link.state();
+        now.link = Some(link);
+        drop(now);
+        let (handle, id) = (self.handle.clone(), active.id);
+        tauri::async_runtime::spawn(async move {
+            while state.changed().await.is_ok() {
+                let app = handle.state::<Arc<Self>>();
+                app.tell_status();
+                let seen = match &*state.borrow() {
+                    LinkState::Connected { welcome, .. } => Some(welcome.model.clone()),
+                    _ => None,
+                };
+                if let Some(model) = seen
+                    && let Err(e) = app.store.box_used(id, Some(&model)).await
+                {
+                    tracing::warn!("cannot note the use of a box: {e}");
                 }
-            });
-        }
+            }
+        });
     }
 }

@@ -138,9 +138,7 @@ impl EdgeAddress {
     #[must_use]
     pub fn is_loopback(&self) -> bool {
         let host = self.authority.rsplit_once(':').map_or(&*self.authority, |(host, _)| host);
-        let host = host.trim_start_matches('[').trim_end_matches(']');
-        let address = host.parse::<std::net::IpAddr>();
-        host.eq_ignore_ascii_case("localhost") || address.is_ok_and(|a| a.is_loopback())
+        is_loopback(host)
     }
 
     pub(crate) fn token(&self) -> Option<&str> {

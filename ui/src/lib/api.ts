@@ -8,11 +8,15 @@ export type Mode = 'auto' | 'dssd' | 'edge' | 'device';
 
 export interface Status {
   edge: {
+    /** The box in use. */
+    box: { id: number; name: string };
     state: 'off' | 'starting' | 'connecting' | 'connected' | 'offline';
     url: string | null;
     bundled: boolean;
     model: string | null;
     detail: string | null;
+    /** Where pairing again is the remedy. */
+    problem: 'certificate' | 'access' | null;
   };
   drafter: {
     state: 'missing' | 'loading' | 'ready' | 'failed';

@@ -57,8 +57,8 @@ impl Store {
         read(&row.ok_or(StoreError::Missing("box"))?)
     }
 
-    /// A new box, or the same certificate paired again, which keeps its row and its name. Returns it
-    /// and the id under which its old token is kept.
+    /// A new box; or one paired again, known by its certificate or its address, which keeps its row
+    /// and its name. Returns it and the id under which its old token is kept.
     ///
     /// # Errors
     /// If the database fails.
@@ -72,17 +72,25 @@ impl Store {
         let rows = sqlx::query("SELECT * FROM boxes").fetch_all(&mut *transaction).await?;
         let known = rows.iter().map(read).collect::<Result<Vec<_>, _>>()?;
         let certificate = paired.certificate.0.as_slice();
+        let of = |b: &&BoxRow, same: fn(&PairedBox, &PairedBox) -> bool| {
+            b.paired.as_ref().is_some_and(|p| same(p, paired))
+        };
+        // A box may have moved, or stand where it stood with a new certificate.
         let old = known
             .iter()
-            .find(|b| b.paired.as_ref().is_some_and(|p| p.certificate == paired.certificate));
+            .find(|b| of(b, |a, b| a.certificate == b.certificate))
+            .or_else(|| known.iter().find(|b| of(b, |a, b| a.address == b.address)));
         let id = if let Some(old) = old {
-            sqlx::query("UPDATE boxes SET address = ?, device = ?, model = ? WHERE id = ?")
-                .bind(&paired.address)
-                .bind(&paired.device)
-                .bind(model)
-                .bind(old.id)
-                .execute(&mut *transaction)
-                .await?;
+            sqlx::query(
+                "UPDATE boxes SET address = ?, certificate = ?, device = ?, model = ? WHERE id = ?",
+            )
+            .bind(&paired.address)
+            .bind(certificate)
+            .bind(&paired.device)
+            .bind(model)
+            .bind(old.id)
+            .execute(&mut *transaction)
+            .await?;
             old.id
         } else {
             let wanted = Some(clean_name(name)).filter(|n| !n.is_empty());
