@@ -104,15 +104,25 @@ impl Drop for Edge {
 
 pub struct Shown {
     pub link: PairingLink,
-    pub process: Child,
+    pub process: Running,
+}
+
+/// Ends with the test, however that ends.
+pub struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 /// `tandem-edge pair`, as far as what it shows.
 pub fn pairing(edge: &Edge) -> Shown {
     let mut command = edge_command(&["pair"], &edge.state);
-    let mut process =
-        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("a pairing");
-    let lines = BufReader::new(process.stdout.take().expect("its output")).lines();
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut process = Running(command.spawn().expect("a pairing"));
+    let lines = BufReader::new(process.0.stdout.take().expect("its output")).lines();
     let (mut qr, mut code) = (false, None);
     for line in lines.map_while(Result::ok) {
         qr |= line.contains('█');
@@ -129,10 +139,10 @@ pub fn pairing(edge: &Edge) -> Shown {
 }
 
 /// How a process ended, and its errors.
-pub fn finished(mut process: Child) -> (ExitStatus, String) {
+pub fn finished(mut process: Running) -> (ExitStatus, String) {
     let mut text = String::new();
-    process.stderr.take().expect("errors").read_to_string(&mut text).expect("text");
-    (process.wait().expect("an end"), text)
+    process.0.stderr.take().expect("errors").read_to_string(&mut text).expect("text");
+    (process.0.wait().expect("an end"), text)
 }
 
 /// Waits until a link is refused.
