@@ -46,7 +46,7 @@ pub(crate) struct ChatEvent {
 #[serde(tag = "kind", rename_all = "lowercase")]
 pub(crate) enum What {
     Text { text: String },
-    Stats { stats: Stats },
+    Stats { stats: Stats, round: crate::metrics::LiveRound },
     Notice { level: &'static str, text: String },
     Done { message: Message },
 }

@@ -1,6 +1,7 @@
 //! One running answer: from the question's row to the `done` event.
 
 use crate::api::{Attached, ChatEvent, Sent, Settings, What};
+use crate::metrics::LiveRound;
 use crate::state::{ApiError, App};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -41,7 +42,7 @@ impl Running {
         inner.seq += 1;
         match &what {
             What::Text { text } => inner.message.content.push_str(text),
-            What::Stats { stats } => inner.message.stats = Some(stats.clone()),
+            What::Stats { stats, .. } => inner.message.stats = Some(stats.clone()),
             What::Done { message } => inner.message = message.clone(),
             What::Notice { .. } => {}
         }
@@ -94,6 +95,10 @@ pub(crate) async fn start(
     };
     if app.changing().running.contains_key(&conversation) {
         return Err(ApiError::new("busy", "an answer is still being written; stop it first"));
+    }
+    if app.changing().benchmark.is_some() {
+        let text = "a benchmark is running; wait for its end, or cancel it in Metrics";
+        return Err(ApiError::new("busy", text));
     }
     let settings = app.settings();
     let row = app.store.conversation(conversation).await?;
@@ -275,7 +280,8 @@ async fn write(
                     running.emit(What::Text { text });
                 }
                 if let Some(stats) = Stats::of(&totals, None) {
-                    running.emit(What::Stats { stats });
+                    let round = LiveRound::of(&record);
+                    running.emit(What::Stats { stats, round });
                 }
             }
             Event::Notice { warning, text } => {

@@ -9,6 +9,7 @@ mod chat;
 mod commands;
 mod conversations;
 mod edge;
+mod metrics;
 mod models;
 mod startup;
 mod state;
@@ -27,6 +28,7 @@ pub fn run() {
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     let app = tauri::Builder::default()
+        // For file dialogs, opened from Rust: the window has no permission for them.
         .plugin(tauri_plugin_dialog::init())
         .setup(|tauri| {
             tauri.manage(startup::Startup::default());
@@ -65,6 +67,15 @@ pub fn run() {
             boxes::box_rename,
             boxes::box_test,
             boxes::box_remove,
+            metrics::answer_split,
+            metrics::metrics_choices,
+            metrics::metrics_read,
+            metrics::metrics_export,
+            metrics::metrics_export_image,
+            metrics::benchmarks_list,
+            metrics::benchmark_delete,
+            metrics::benchmark_start,
+            metrics::benchmark_cancel,
         ])
         .build(tauri::generate_context!());
     match app {

@@ -14,6 +14,7 @@ use tandem_inference::LoadOptions;
 use tandem_inference::store::{Entry, State as FileState, Store as ModelStore, catalogue};
 use tandem_protocol::{Hello, PROTOCOL_VERSION};
 use tauri::{AppHandle, Emitter, Manager};
+use tokio_util::sync::CancellationToken;
 
 /// Tokens of a conversation at most.
 const CONTEXT: usize = 8192;
@@ -52,6 +53,8 @@ pub(crate) struct Changing {
     pub edge_problem: Option<String>,
     pub running: HashMap<i64, Arc<crate::chat::Running>>,
     pub downloads: HashMap<String, Arc<AtomicBool>>,
+    /// Stops the running benchmark.
+    pub benchmark: Option<CancellationToken>,
 }
 
 pub(crate) struct App {

@@ -4,6 +4,7 @@
 //! `tandem-inference`; here are only arguments and printing. Answers and lists go to standard
 //! output, everything else to standard error.
 
+mod bench;
 mod boxes;
 mod chat;
 mod models;
@@ -28,6 +29,8 @@ enum Command {
     /// List, rename, test and remove paired edges.
     #[command(subcommand)]
     Boxes(boxes::Command),
+    /// Measure all ways of answering with fixed prompts, and say which to use.
+    Bench(Box<bench::Args>),
     /// List, download and delete model files.
     #[command(subcommand)]
     Models(models::Command),
@@ -41,6 +44,7 @@ fn main() -> ExitCode {
         Command::Chat(args) => chat::run(*args),
         Command::Pair(args) => boxes::pair(args),
         Command::Boxes(command) => boxes::run(command),
+        Command::Bench(args) => bench::run(*args),
         Command::Models(command) => models::run(command),
     };
     match result {

@@ -4,6 +4,7 @@
 //! in plain values. Models compute on threads of their own, never on the async runtime.
 
 mod address;
+mod benchmark;
 mod boxes;
 mod control;
 mod discovery;
@@ -17,6 +18,9 @@ pub mod store;
 mod tls;
 
 pub use address::{AddressError, EdgeAddress};
+pub use benchmark::{
+    Benchmark, BenchmarkError, BenchmarkRun, PROMPTS, Plan, Progress, Way, benchmark,
+};
 pub use boxes::{BoxError, Boxes, Target, device_name};
 pub use control::{Checked, ControlError, Paired, check, forget, pair};
 pub use discovery::{Found, discover};

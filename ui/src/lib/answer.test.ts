@@ -32,9 +32,17 @@ const text = (seq: number, value: string): ChatEvent => ({ seq, kind: 'text', te
 const play = (answer: Answer, ...events: ChatEvent[]) => events.reduce(applyEvent, answer);
 
 describe('applyEvent', () => {
+  const round = { mode: 'dssd', gamma: 4, rttMs: 40, decision: null } as const;
+
   it('appends text and takes over the stats of the latest round', () => {
-    const answer = play(startAnswer(row), text(1, 'Hel'), { seq: 2, kind: 'stats', stats });
+    const answer = play(startAnswer(row), text(1, 'Hel'), {
+      seq: 2,
+      kind: 'stats',
+      stats,
+      round,
+    });
     expect(play(answer, text(3, 'lo')).message).toMatchObject({ content: 'Hello', stats });
+    expect(answer.live).toEqual([round]);
   });
 
   it('drops what it has seen before', () => {

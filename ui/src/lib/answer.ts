@@ -4,25 +4,30 @@
  * Events can reach us twice or early: after a re-attach the old and the new channel may both still
  * deliver. `seq` decides: what was seen is dropped, what is ahead waits until the gap has filled.
  */
-import type { ChatEvent, Message } from './api';
+import type { ChatEvent, LiveRound, Message } from './api';
 
 export interface Notice {
   level: 'info' | 'warning';
   text: string;
 }
 
+/** Rounds that the live line of the link shows. */
+const LIVE = 40;
+
 export interface Answer {
   message: Message;
   /** The last event that is part of `message`. */
   seq: number;
   notice: Notice | null;
+  /** The last rounds, the newest at the end. */
+  live: LiveRound[];
   /** Events that came early. */
   ahead: ChatEvent[];
   finished: boolean;
 }
 
 export function startAnswer(message: Message, seq = 0): Answer {
-  return { message, seq, notice: null, ahead: [], finished: false };
+  return { message, seq, notice: null, live: [], ahead: [], finished: false };
 }
 
 export function applyEvent(answer: Answer, event: ChatEvent): Answer {
@@ -30,7 +35,7 @@ export function applyEvent(answer: Answer, event: ChatEvent): Answer {
   // The last event carries the whole row, so nothing before it is needed any more.
   if (event.kind === 'done') {
     const { message, seq } = event;
-    return { message, seq, notice: null, ahead: [], finished: true };
+    return { message, seq, notice: null, live: [], ahead: [], finished: true };
   }
   if (event.seq > answer.seq + 1) {
     const known = answer.ahead.some((other) => other.seq === event.seq);
@@ -47,8 +52,10 @@ function withContent(answer: Answer, event: Exclude<ChatEvent, { kind: 'done' }>
   switch (event.kind) {
     case 'text':
       return { ...answer, message: { ...message, content: message.content + event.text } };
-    case 'stats':
-      return { ...answer, message: { ...message, stats: event.stats } };
+    case 'stats': {
+      const live = [...answer.live, event.round].slice(-LIVE);
+      return { ...answer, live, message: { ...message, stats: event.stats } };
+    }
     case 'notice':
       return { ...answer, notice: { level: event.level, text: event.text } };
   }

@@ -75,10 +75,18 @@ export interface Message {
   stats: Stats | null;
 }
 
+/** The round that an answer's figures were just added from. */
+export interface LiveRound {
+  mode: 'dssd' | 'edge' | 'device';
+  gamma: number;
+  rttMs: number;
+  decision: string | null;
+}
+
 /** Within one answer `seq` starts at 1 and grows by 1 with every event, whatever its kind. */
 export type ChatEvent = { seq: number } & (
   | { kind: 'text'; text: string }
-  | { kind: 'stats'; stats: Stats }
+  | { kind: 'stats'; stats: Stats; round: LiveRound }
   | { kind: 'notice'; level: 'info' | 'warning'; text: string }
   | { kind: 'done'; message: Message }
 );

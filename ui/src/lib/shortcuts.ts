@@ -5,6 +5,7 @@
  */
 import { chat } from '../i18n/chat';
 import { common } from '../i18n/common';
+import { metrics } from '../i18n/metrics';
 
 export type Scope = 'app' | 'chat' | 'composer';
 
@@ -34,6 +35,7 @@ const list = [
   { id: 'copyLast', keys: ['Mod+Shift+c'], label: () => chat.copyLast, scope: 'chat' },
   { id: 'previous', keys: ['Alt+ArrowLeft'], label: () => chat.previous, scope: 'chat' },
   { id: 'next', keys: ['Alt+ArrowRight'], label: () => chat.next, scope: 'chat' },
+  { id: 'split', keys: ['Mod+i'], label: () => metrics.split, scope: 'chat' },
   { id: 'send', keys: ['Enter'], label: () => t.shortcuts.send, scope: 'composer' },
   { id: 'newline', keys: ['Shift+Enter'], label: () => t.shortcuts.newline, scope: 'composer' },
 ] as const satisfies readonly Shortcut[];

@@ -15,7 +15,11 @@ export interface View {
 
 export const views: readonly View[] = [
   { id: 'chat', icon: 'chat' },
-  // { id: 'metrics', icon: 'metrics', load: () => import('../components/metrics/MetricsView.svelte') },
+  {
+    id: 'metrics',
+    icon: 'metrics',
+    load: () => import('../components/metrics/MetricsView.svelte'),
+  },
   { id: 'boxes', icon: 'boxes', load: () => import('../components/boxes/BoxesView.svelte') },
   // { id: 'models', icon: 'models', load: () => import('../components/models/ModelsView.svelte') },
   {

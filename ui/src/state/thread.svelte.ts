@@ -29,6 +29,7 @@ export class Thread {
 
   messages = $derived(overlay(this.#rows, this.#answer?.message ?? null));
   notice = $derived(this.#answer?.notice ?? null);
+  live = $derived(this.#answer?.live ?? []);
   generating = $derived(this.#answer !== null);
 
   constructor(id: number | null) {

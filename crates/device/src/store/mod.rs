@@ -3,9 +3,11 @@
 //! Every round is one transaction that adds its row and its text, so whatever was shown is still
 //! there after a crash. Several processes may use one file (write-ahead log, waiting for locks).
 
+mod benchmarks;
 mod boxes;
 mod branches;
 mod conversations;
+mod export;
 mod markdown;
 mod messages;
 mod metrics;
@@ -22,6 +24,7 @@ mod transfer_tests;
 
 pub use boxes::{BoxRow, PairedBox};
 pub use conversations::{Change, Conversation};
+pub use export::Format;
 pub use messages::{Message, Stats, Status};
 pub use metrics::{
     Acceptance, Bytes, Choices, Compared, Filter, Metrics, Position, Speed, Time, Tokens, Trips,
@@ -72,6 +75,9 @@ pub enum StoreError {
     /// There is no such row.
     #[error("this {0} does not exist any more")]
     Missing(&'static str),
+    /// An export that cannot be written.
+    #[error("the export cannot be written: {0}; check the place and the free space")]
+    Export(String),
     /// Settings that cannot be kept.
     #[error("{0}")]
     Settings(String),
