@@ -5,8 +5,8 @@ use sqlx::{AssertSqlSafe, Row};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tandem_device::store::{Filter, Metrics, Origin, Store};
-use tandem_device::{Pair, RoundRecord, Totals};
+use tandem_device::store::{Filter, Format, Metrics, Origin, Store};
+use tandem_device::{Benchmark, BenchmarkRun, Pair, RoundRecord, Totals};
 use tandem_speculation::TokenId;
 
 /// A database of its own, gone with the test.
@@ -392,15 +392,85 @@ async fn each_token_knows_its_origin_and_a_deleted_conversation_leaves_nothing()
     for origin in [Origin::Edge, Origin::Device, Origin::Bonus, Origin::Token, Origin::Residual] {
         assert!(seen.contains(&origin), "{origin:?}");
     }
-    for id in [one, two] {
-        store.delete_conversation(id).await.expect("deleted");
-    }
     let sql = file.sql().await;
+    sqlx::query("PRAGMA foreign_keys = ON").execute(&sql).await.expect("keys");
+    sqlx::query("DELETE FROM conversations WHERE id IN (?, ?)")
+        .bind(one)
+        .bind(two)
+        .execute(&sql)
+        .await
+        .expect("gone");
     for table in ["rounds", "round_tokens", "messages"] {
         let rows = sqlx::query(AssertSqlSafe(format!("SELECT count(*) AS n FROM {table}")));
         let n: i64 = rows.fetch_one(&sql).await.expect("a number").get("n");
         assert_eq!(n, 0, "{table}");
     }
+}
+
+#[tokio::test]
+async fn exports_have_every_round_that_is_meant_and_no_text() {
+    let file = File::new("export");
+    let store = Store::open(&file.0).await.expect("a database");
+    let [one, _] = fill(&store).await;
+    for filter in [
+        Filter::default(),
+        Filter { conversation: Some(one), mode: Some("dssd".into()), ..Filter::default() },
+    ] {
+        let metrics = store.metrics(&filter).await.expect("figures");
+        let (mut csv, mut json) = (Vec::new(), Vec::new());
+        let n = store.export_rounds(&filter, Format::Csv, &mut csv).await.expect("written");
+        assert_eq!(n, metrics.rounds);
+        let csv = String::from_utf8(csv).expect("text");
+        let mut lines = csv.lines();
+        let head: Vec<&str> = lines.next().expect("a head").split(',').collect();
+        let column = head.iter().position(|c| *c == "accepted").expect("a column");
+        // No text has a comma here.
+        let accepted = lines.map(|l| l.split(',').nth(column).expect("a cell"));
+        let accepted: u64 = accepted.map(|c| c.parse::<u64>().expect("a number")).sum();
+        assert_eq!(accepted, metrics.compared.iter().map(|c| c.accepted).sum::<u64>());
+        store.export_rounds(&filter, Format::Json, &mut json).await.expect("written");
+        let json: serde_json::Value = serde_json::from_slice(&json).expect("JSON");
+        assert_eq!(json["rounds"].as_array().expect("rounds").len() as u64, n);
+        assert_eq!(json["metrics"]["rounds"], n);
+        assert!(!csv.contains("a conversation") && !csv.contains('?'), "text went out");
+    }
+}
+
+#[tokio::test]
+async fn a_benchmark_is_kept_as_it_was() {
+    let file = File::new("benchmark");
+    let store = Store::open(&file.0).await.expect("a database");
+    let run = |mode: &str, gamma, same| BenchmarkRun {
+        mode: mode.into(),
+        gamma,
+        prompt: "code".into(),
+        tokens: 33,
+        later_tokens: 30,
+        later_ms: 1234.5,
+        ttft_ms: Some(321.0),
+        rounds: 11,
+        tested: 40,
+        accepted: 22,
+        bytes: 999,
+        same,
+    };
+    let runs = vec![run("edge", None, None), run("dssd", Some(4), Some(true))];
+    let mut kept = Benchmark {
+        id: 0,
+        started_at: 5,
+        pair: (*pair("local")).clone(),
+        version: "1".into(),
+        max_tokens: 64,
+        runs,
+    };
+    kept.id = store.add_benchmark(&kept).await.expect("kept");
+    let later = Benchmark { started_at: 6, ..kept.clone() };
+    let second = store.add_benchmark(&later).await.expect("kept");
+    let all = store.benchmarks().await.expect("a list");
+    assert_eq!(all, [Benchmark { id: second, ..later }, kept.clone()]);
+    store.delete_benchmark(second).await.expect("deleted");
+    assert_eq!(store.benchmarks().await.expect("a list"), [kept]);
+    assert!(store.delete_benchmark(second).await.is_err());
 }
 
 /// Of one query, on a machine that does other things too.

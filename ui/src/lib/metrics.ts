@@ -19,7 +19,8 @@ export interface ChartModel {
   id: string;
   title: string;
   help: string;
-  kind: 'line' | 'bar' | 'stacked';
+  /** `rows` are bars that lie, for long names; `stacked` are such bars in parts. */
+  kind: 'line' | 'bar' | 'rows' | 'stacked';
   /** Head of the first column of the table. */
   head: string;
   labels: string[];
@@ -173,7 +174,7 @@ export function charts(m: Metrics): ChartModel[] {
       id: 'bytes',
       title: t.bytesTitle,
       help: t.bytesHelp,
-      kind: 'bar',
+      kind: 'rows',
       head: '',
       labels: m.bytes.rounds > 0 ? [t.schemes.own, t.schemes.dssd, t.schemes.dsd] : [],
       series: [
@@ -196,7 +197,7 @@ export function charts(m: Metrics): ChartModel[] {
       id: 'compared',
       title: t.comparedTitle,
       help: t.comparedHelp,
-      kind: 'bar',
+      kind: 'rows',
       head: t.way,
       labels: compared.map((c) => wayName(c.mode, c.gamma)),
       series: [
