@@ -53,6 +53,40 @@ async fn greedy_answers_are_the_verifiers_own() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sampled_answers_cost_few_bytes() {
+    let verifier = model(VERIFIER);
+    let drafter = drafter(DRAFTER).await;
+    let edge = edge(&verifier, 0).await;
+    let link = link(&drafter, edge.address());
+    let plain = Sampling { temperature: 1.0, ..Sampling::GREEDY };
+    for (sampling, most, form) in
+        [(Sampling::default(), 64.0, "sparse"), (plain, 400.0, "sampled")]
+    {
+        let (mut rounds, mut down, mut forms) = (0.0, 0.0, Vec::new());
+        for prompt in &PROMPTS[..6] {
+            let mut wanted = request(&drafter, prompt, Mode::Dssd, 4);
+            wanted.sampling = sampling;
+            let (_, records, _) =
+                answer(&drafter, Some(&link), &wanted, |_| {}).await.expect("an answer");
+            for r in &records {
+                // A request for more samples has its own frame.
+                let more = if r.outcome == "full" { 16 } else { 8 };
+                let up = u64::from(8 * r.drafted + 32) + more;
+                assert!(r.uplink_bytes <= up, "{r:?}");
+                rounds += 1.0;
+                down += r.downlink_bytes as f64;
+                forms.push(r.outcome);
+            }
+        }
+        let mean = down / rounds;
+        eprintln!("temperature {}: {mean:.0} bytes down a round", sampling.temperature);
+        assert!(mean < most, "{mean} bytes down a round");
+        assert!(forms.contains(&form), "no {form} answer was seen");
+    }
+    edge.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_edge_that_is_stopped_and_started_again_goes_on_with_the_same_text() {
     let verifier = model(VERIFIER);
     let drafter = drafter(DRAFTER).await;

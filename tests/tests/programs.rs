@@ -1,59 +1,13 @@
 //! The built programs: the edge killed in the middle of an answer, and starts that cannot work.
 
-use std::io::{BufRead, BufReader, Read};
-use std::net::{SocketAddr, TcpListener};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+#[allow(dead_code)]
+mod process;
+
+use process::{complaint, edge, started};
+use std::net::TcpListener;
 use std::time::Duration;
 use tandem_device::{Mode, new_session};
 use tandem_tests::{DRAFTER, OTHER, VERIFIER, answer, drafter, file, link, request};
-
-/// A built program, beside the tests' own folder.
-fn program(name: &str) -> PathBuf {
-    let test = std::env::current_exe().expect("this program");
-    let path = test.parent().and_then(Path::parent).expect("a build folder").join(name);
-    assert!(path.exists(), "build it first: cargo build --release -p tandem-edge -p tandem-cli");
-    path
-}
-
-fn edge(model: &str, listen: &str) -> Command {
-    let mut command = Command::new(program("tandem-edge"));
-    command.args(["serve", "--model", model, "--listen", listen]).env_remove("TANDEM_EDGE_TOKEN");
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    command
-}
-
-/// Ends with the test, however that ends.
-struct Killed(Child);
-
-impl Drop for Killed {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-/// A running edge and its address.
-fn started(model: &str, listen: &str) -> (Killed, SocketAddr) {
-    let mut child = edge(model, listen).stderr(Stdio::null()).spawn().expect("an edge");
-    let mut line = String::new();
-    BufReader::new(child.stdout.take().expect("its output")).read_line(&mut line).expect("a line");
-    let address = line.split("ws://").nth(1).and_then(|rest| rest.split(' ').next());
-    (Killed(child), address.and_then(|a| a.parse().ok()).expect("an address"))
-}
-
-/// What a start that fails says; it must fail with a message, not with a panic, and soon.
-fn complaint(mut command: Command) -> String {
-    let started = std::time::Instant::now();
-    let mut child = Killed(command.spawn().expect("the program"));
-    let mut text = String::new();
-    child.0.stderr.take().expect("errors").read_to_string(&mut text).expect("text");
-    let status = child.0.wait().expect("an end");
-    assert_eq!(status.code(), Some(1), "{text}");
-    assert!(!text.contains("panicked"), "{text}");
-    assert!(started.elapsed() < Duration::from_secs(20), "{:?}", started.elapsed());
-    text
-}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_killed_edge_that_comes_back_goes_on_with_the_same_text() {
