@@ -8,7 +8,7 @@ use rand_chacha::rand_core::{Rng, SeedableRng};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Purpose {
-    /// The device draws a drafted token.
+    /// The device draws a drafted token; the index is the branch.
     Draft = 1,
     /// The edge accepts or rejects a drafted token.
     Accept = 2,
@@ -20,11 +20,20 @@ pub enum Purpose {
     Residual = 5,
 }
 
-/// A source of uniform numbers where each belongs to (seed, round, purpose, index).
+/// A source of uniform numbers where each belongs to (seed, purpose, position in the text, index).
 ///
 /// Asking twice gives the same number: a resent draft meets the same verdict, and a lost verdict
-/// does not let a device redraw until it likes the answer. The generator is `ChaCha8`; its 64-bit
-/// stream number holds the round and the purpose, its word position the index.
+/// does not let a device redraw until it likes the answer. And because numbers belong to places of
+/// the text, not to rounds, it does not matter for what is written how an open draft was cut into
+/// rounds. The generator is `ChaCha8`; its 64-bit stream number holds the position and the purpose,
+/// its word position the index.
+///
+/// **Each place decides once.** A position's drafted token is tested at most once, because what
+/// follows a rejection is never tested; so its `Accept` number is fresh when it is used, whatever
+/// was decided before. Its `Draft` number could be asked for again after a rejection earlier in the
+/// text, when an abandoned draft has already been drawn with it (and may have steered how much was
+/// drafted): therefore the index of a draft is its *branch*, which counts the tokens so far that
+/// were not drafted.
 #[derive(Clone, Debug)]
 pub struct Randomness {
     base: ChaCha8Rng,
@@ -39,9 +48,9 @@ impl Randomness {
 
     /// A number in `[0, 1)` with 53 random bits.
     #[must_use]
-    pub fn uniform(&self, purpose: Purpose, round: u32, index: u32) -> f64 {
+    pub fn uniform(&self, purpose: Purpose, position: u32, index: u32) -> f64 {
         let mut rng = self.base.clone();
-        rng.set_stream((u64::from(round) << 8) | u64::from(purpose as u8));
+        rng.set_stream((u64::from(position) << 8) | u64::from(purpose as u8));
         rng.set_word_pos(u128::from(index) * 2);
         (rng.next_u64() >> 11) as f64 * (1.0 / (1u64 << 53) as f64)
     }
@@ -65,8 +74,8 @@ mod tests {
         for seed in 0..4 {
             let r = Randomness::new(seed);
             for purpose in [Purpose::Draft, Purpose::Accept, Purpose::Bonus, Purpose::Residual] {
-                for round in 0..20 {
-                    all.extend((0..20).map(|i| r.uniform(purpose, round, i)));
+                for position in 0..20 {
+                    all.extend((0..20).map(|i| r.uniform(purpose, position, i)));
                 }
             }
         }

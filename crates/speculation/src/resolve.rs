@@ -35,22 +35,23 @@ pub struct Resolver<'a> {
     /// `q` at the rejected position; `None` when the draft was fully accepted.
     q: Option<&'a Distribution>,
     randomness: &'a Randomness,
-    round: u32,
+    at: u32,
     vocab: usize,
     samples_seen: usize,
 }
 
 impl<'a> Resolver<'a> {
     /// `q` is the distribution that the first rejected token was drawn from, or `None` when every
-    /// drafted token was accepted. `randomness` is the device's own.
+    /// drafted token was accepted. `randomness` is the device's own; `at` is the place in the text
+    /// of the token that the answer leads to.
     #[must_use]
     pub fn new(
         q: Option<&'a Distribution>,
         randomness: &'a Randomness,
-        round: u32,
+        at: u32,
         vocab: usize,
     ) -> Self {
-        Self { q, randomness, round, vocab, samples_seen: 0 }
+        Self { q, randomness, at, vocab, samples_seen: 0 }
     }
 
     /// The next token, or the need for more samples.
@@ -70,6 +71,7 @@ impl<'a> Resolver<'a> {
         };
         match correction {
             Correction::Bonus(_) => Err(ResolveError::Shape("a bonus token after a rejection")),
+            Correction::Continue => Err(ResolveError::Shape("no token after a rejection")),
             Correction::Token(token) => self.token(token),
             Correction::Sparse(entries) => {
                 if let Some(e) = entries.iter().find(|e| e.0.index() >= self.vocab) {
@@ -127,6 +129,6 @@ impl<'a> Resolver<'a> {
     }
 
     fn uniform(&self, index: usize) -> f64 {
-        self.randomness.uniform(Purpose::Residual, self.round, index as u32)
+        self.randomness.uniform(Purpose::Residual, self.at, index as u32)
     }
 }

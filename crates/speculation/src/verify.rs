@@ -24,6 +24,8 @@ pub enum Correction {
     Sampled(Vec<(TokenId, f32)>),
     /// `p` at the rejected position: one probability for each id.
     Full(Vec<f32>),
+    /// All tokens of an open draft were accepted; the next draft goes on where it ended.
+    Continue,
 }
 
 impl Correction {
@@ -36,6 +38,7 @@ impl Correction {
             Self::Sparse(_) => Outcome::Sparse,
             Self::Sampled(_) => Outcome::Sampled,
             Self::Full(_) => Outcome::Full,
+            Self::Continue => Outcome::Continue,
         }
     }
 }
@@ -54,6 +57,8 @@ pub enum Outcome {
     Sampled,
     /// The whole vector.
     Full,
+    /// No token: an open draft was accepted.
+    Continue,
 }
 
 impl Outcome {
@@ -66,6 +71,7 @@ impl Outcome {
             Self::Sparse => "sparse",
             Self::Sampled => "sampled",
             Self::Full => "full",
+            Self::Continue => "continue",
         }
     }
 }
@@ -112,17 +118,23 @@ pub fn accepts(u: f64, p: f32, q: f32) -> bool {
     u * f64::from(q) < f64::from(p)
 }
 
-/// Verifies the draft `ids` with scalars `q[i] = q_i(ids[i])` of one round.
+/// Verifies the draft `ids` with scalars `q[i] = q_i(ids[i])` of one round; `position` is the first
+/// drafted token's place in the text.
 ///
 /// `row(i)` gives the processed distribution `p_i` at the i-th drafted position, `row(ids.len())`
 /// the one after the draft; rows after a rejection are never asked for. An empty draft gives one
 /// token of `p`: plain decoding is a round without drafts.
 ///
+/// An *open* draft is one that the device goes on with while the verdict is on its way: when all of
+/// it is accepted no bonus token is drawn, and `row(ids.len())` is not asked for, because the next
+/// draft's first token is tested at that position. Nothing is lost: tested, it is accepted with the
+/// same probability as every other, and a bonus would have thrown it away unless it was guessed.
+///
 /// **Exactness.** A draft `x ~ q` survives with probability `min(q(x), p(x))`; a rejection happens
 /// with probability `TV(p, q)` and is answered so that the device ends with a token of
 /// `norm(max(0, p - q))`, whose mass is `max(0, p(x) - q(x))`: together p(x). Which form of answer
 /// is used depends on `p` and on whether q is a point mass, never on a random draw, so the choice
-/// conditions nothing.
+/// conditions nothing. A token that follows an open draft is a drafted one like any other.
 ///
 /// `q[i] = 1` says that `q_i` is a point mass: [`crate::process`] turns every distribution in which
 /// a probability rounds to 1 into one. Its residual is `p` without that token, which the edge can
@@ -133,9 +145,10 @@ pub fn accepts(u: f64, p: f32, q: f32) -> bool {
 pub fn verify(
     ids: &[TokenId],
     q: &[f32],
+    open: bool,
     mut row: impl FnMut(usize) -> Result<Distribution, ProcessError>,
     randomness: &Randomness,
-    round: u32,
+    position: u32,
 ) -> Result<Verdict, VerifyError> {
     if ids.len() != q.len() {
         return Err(VerifyError::Length { ids: ids.len(), scalars: q.len() });
@@ -144,44 +157,47 @@ pub fn verify(
         return Err(VerifyError::Scalar { position, q: q[position] });
     }
     for (i, (&x, &q)) in ids.iter().zip(q).enumerate() {
-        let p = row(i)?;
-        let u = randomness.uniform(Purpose::Accept, round, i as u32);
-        if !accepts(u, p.probability(x), q) {
-            return Ok(Verdict { accepted: i, correction: correct(p, x, q, randomness, round) });
+        let (p, at) = (row(i)?, position + i as u32);
+        if !accepts(randomness.uniform(Purpose::Accept, at, 0), p.probability(x), q) {
+            return Ok(Verdict { accepted: i, correction: correct(p, x, q, randomness, at) });
         }
     }
-    let token = row(ids.len())?.sample(randomness.uniform(Purpose::Bonus, round, 0));
+    if open {
+        return Ok(Verdict { accepted: ids.len(), correction: Correction::Continue });
+    }
+    let u = randomness.uniform(Purpose::Bonus, position + ids.len() as u32, 0);
+    let token = row(ids.len())?.sample(u);
     Ok(Verdict { accepted: ids.len(), correction: Correction::Bonus(token) })
 }
 
 /// The smallest exact answer to the rejection of `x` with `q(x) = q`.
-fn correct(p: Distribution, x: TokenId, q: f32, randomness: &Randomness, round: u32) -> Correction {
+fn correct(p: Distribution, x: TokenId, q: f32, randomness: &Randomness, at: u32) -> Correction {
     if q == 1.0 {
-        let u = randomness.uniform(Purpose::Correct, round, 0);
+        let u = randomness.uniform(Purpose::Correct, at, 0);
         return Correction::Token(p.sample_residual(&Distribution::Point(x), u));
     }
     match p {
         // x was rejected, so x is not this token, and the residual is all on it.
         Distribution::Point(token) => Correction::Token(token),
         Distribution::Sparse(entries) if entries.len() <= MAX_SPARSE => Correction::Sparse(entries),
-        p => Correction::Sampled(samples(&p, randomness, round, 0, FIRST_SAMPLES)),
+        p => Correction::Sampled(samples(&p, randomness, at, 0, FIRST_SAMPLES)),
     }
 }
 
-/// The answer to a device that took none of the samples so far; `asked` counts such requests of
-/// this round, from 1. First more samples, independent of the earlier ones, then the whole vector.
+/// The answer to a device that took none of the samples so far; `asked` counts such requests, from
+/// 1. First more samples, independent of the earlier ones, then the whole vector.
 ///
-/// `vocab` is the length of the vector.
+/// `at` is the rejected token's place in the text, `vocab` the length of the vector.
 #[must_use]
 pub fn more(
     p: &Distribution,
     randomness: &Randomness,
-    round: u32,
+    at: u32,
     asked: u32,
     vocab: usize,
 ) -> Correction {
     if asked <= 1 {
-        return Correction::Sampled(samples(p, randomness, round, FIRST_SAMPLES, MORE_SAMPLES));
+        return Correction::Sampled(samples(p, randomness, at, FIRST_SAMPLES, MORE_SAMPLES));
     }
     let mut full = vec![0.0; vocab];
     for (id, probability) in p.support() {
@@ -193,12 +209,12 @@ pub fn more(
 fn samples(
     p: &Distribution,
     randomness: &Randomness,
-    round: u32,
+    at: u32,
     first: usize,
     count: usize,
 ) -> Vec<(TokenId, f32)> {
     let u: Vec<f64> = (first..first + count)
-        .map(|i| randomness.uniform(Purpose::Correct, round, i as u32))
+        .map(|i| randomness.uniform(Purpose::Correct, at, i as u32))
         .collect();
     p.sample_many(&u).into_iter().map(|id| (id, p.probability(id))).collect()
 }

@@ -16,7 +16,7 @@ fn ids(ids: &[u32]) -> Vec<TokenId> {
 }
 
 fn verdict(x: &[TokenId], q: &[f32], p: &[Distribution], seed: u64) -> Verdict {
-    verify(x, q, |i| Ok(p[i].clone()), &Randomness::new(seed), 0).unwrap()
+    verify(x, q, false, |i| Ok(p[i].clone()), &Randomness::new(seed), 0).unwrap()
 }
 
 /// How often a draft of one token from `q` is accepted.
@@ -54,7 +54,7 @@ fn equal_distributions_accept_every_draft_and_disjoint_ones_none() {
         for (q, accepted) in [(&p, 4), (&other, 0)] {
             let random = Randomness::new(seed);
             let x: Vec<_> =
-                (0..4).map(|i| q.sample(random.uniform(Purpose::Draft, 0, i))).collect();
+                (0..4).map(|i| q.sample(random.uniform(Purpose::Draft, i, 0))).collect();
             let scalars: Vec<_> = x.iter().map(|&x| q.probability(x)).collect();
             let verdict = verdict(&x, &scalars, &vec![p.clone(); 5], seed);
             assert_eq!(verdict.accepted, accepted);

@@ -115,7 +115,7 @@ proptest! {
         let mut residual = vec![0.0; vocab as usize];
         for drafted in (0..vocab).map(TokenId).filter(|&t| t.0 != x % vocab) {
             let verdict =
-                verify(&[drafted], &[0.5], |_| Ok(p.clone()), &Randomness::new(seed), 0).unwrap();
+                verify(&[drafted], &[0.5], false, |_| Ok(p.clone()), &Randomness::new(seed), 0).unwrap();
             let Correction::Token(token) = verdict.correction else { panic!("{verdict:?}") };
             residual[token.index()] = 1.0;
         }
@@ -125,13 +125,13 @@ proptest! {
     /// A sample `y ~ p` is taken while `u < 1 - q/p`, a share max(0, 1 - q(y)/p(y)) of all u; times
     /// p(y) that is max(0, p(y) - q(y)), the residual's own mass, so a first taken sample is it.
     #[test]
-    fn a_sampled_answer_completes_p((p, q) in pair(), seed: u64, round: u32) {
+    fn a_sampled_answer_completes_p((p, q) in pair(), seed: u64, at: u32) {
         let (vocab, randomness) = (p.len(), Randomness::new(seed));
         let p = Distribution::dense(p).unwrap();
         let q = Distribution::dense(q).unwrap();
-        let u = randomness.uniform(Purpose::Residual, round, 1);
+        let u = randomness.uniform(Purpose::Residual, at, 1);
         for (y, mass) in p.support() {
-            let mut resolver = Resolver::new(Some(&q), &randomness, round, vocab);
+            let mut resolver = Resolver::new(Some(&q), &randomness, at, vocab);
             let taken = match resolver.resolve(Correction::Sampled(vec![(y, mass)])).unwrap() {
                 Resolution::Token(token) => { prop_assert_eq!(token, y); true }
                 Resolution::NeedMore => false,

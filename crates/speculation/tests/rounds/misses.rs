@@ -46,7 +46,7 @@ fn rounds(p: &Distribution, q: &Distribution, wrong: Wrong, n: u32) -> [Vec<u64>
     let mut counts = [(); 3].map(|()| vec![0; 12]);
     for round in 0..n {
         let x = q.sample(random.uniform(Purpose::Draft, round, 0));
-        let verdict = verify(&[x], &[q.probability(x)], |_| Ok(p.clone()), &random, round)
+        let verdict = verify(&[x], &[q.probability(x)], false, |_| Ok(p.clone()), &random, round)
             .unwrap_or_else(fail);
         if verdict.accepted == 1 {
             continue;
@@ -151,7 +151,8 @@ fn more_samples_are_new_ones_and_the_same_when_asked_again() {
     let vocab = 100_000;
     let p = Distribution::dense(vec![1e-5; vocab]).unwrap();
     let random = Randomness::new(3);
-    let first = verify(&[TokenId(vocab as u32)], &[0.5], |_| Ok(p.clone()), &random, 4).unwrap();
+    let first =
+        verify(&[TokenId(vocab as u32)], &[0.5], false, |_| Ok(p.clone()), &random, 4).unwrap();
     let (Correction::Sampled(first), Correction::Sampled(second)) =
         (first.correction, more(&p, &random, 4, 1, vocab))
     else {

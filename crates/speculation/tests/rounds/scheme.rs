@@ -70,6 +70,8 @@ pub enum Scheme {
     Dsd,
     /// The edge draws its own tokens and compares.
     Greedy,
+    /// DSSD with open drafts: no bonus token, the next draft goes on.
+    Open,
 }
 
 /// What is wrong with a round.
@@ -92,6 +94,8 @@ pub enum Fault {
     Redrawn,
     /// The first of the samples is taken without a test.
     FirstSample,
+    /// A drafted token that its own model finds unlikely is thrown away and drawn again later.
+    PicksDrafts,
 }
 
 /// How often each form of answer finished a round.
@@ -103,6 +107,7 @@ pub struct Tally {
     pub sparse: u64,
     pub sampled: u64,
     pub full: u64,
+    pub open: u64,
 }
 
 impl Tally {
@@ -114,6 +119,7 @@ impl Tally {
             Outcome::Sparse => &mut self.sparse,
             Outcome::Sampled => &mut self.sampled,
             Outcome::Full => &mut self.full,
+            Outcome::Continue => &mut self.open,
         } += 1;
     }
 }
@@ -130,26 +136,41 @@ pub fn generate(
 ) -> Vec<TokenId> {
     let random = Randomness::new(seed);
     let mut text = vec![TokenId(0)];
-    for round in 0.. {
-        if text.len() > length {
-            break;
-        }
+    let mut branch = 0;
+    while text.len() <= length {
+        let position = text.len() as u32;
         let mut rows = vec![text[text.len() - 1].index()];
         for i in 0..gamma {
-            let u = random.uniform(Purpose::Draft, round, i as u32);
-            rows.push(pair.q[rows[i]].sample(u).index());
+            let u = random.uniform(Purpose::Draft, position + i as u32, branch);
+            let q = &pair.q[rows[i]];
+            let x = q.sample(u);
+            if fault == Fault::PicksDrafts && i > 0 && q.probability(x) < 0.4 {
+                // Drawn with other numbers next time, which is the mistake.
+                branch += 1000;
+                break;
+            }
+            rows.push(x.index());
         }
+        let gamma = rows.len() - 1;
         let ids: Vec<TokenId> = rows[1..].iter().map(|&t| TokenId(t as u32)).collect();
-        let verdict = answer(pair, (scheme, fault), &rows, &ids, &random, round);
+        let verdict = answer(pair, (scheme, fault), &rows, &ids, &random, position);
         let accepted = verdict.accepted;
         let (p, q) = (&pair.p[rows[accepted]], &pair.q[rows[accepted]]);
-        let u = random.uniform(Purpose::Residual, round, 999);
+        if verdict.correction == Correction::Continue {
+            assert!(scheme == Scheme::Open && accepted == gamma);
+            tally.count(Outcome::Continue);
+            text.extend(&ids);
+            continue;
+        }
+        branch += 1;
+        let at = position + accepted as u32;
+        let u = random.uniform(Purpose::Residual, at, 999);
         let rejected = accepted < gamma;
         let (next, outcome) = match (fault, verdict.correction) {
             (Fault::ResidualSign, c) if rejected => (q.sample_residual(p, u), c.outcome()),
             (Fault::NoResidual, c) if rejected => (p.sample(u), c.outcome()),
             (Fault::FirstSample, Correction::Sampled(s)) => (s[0].0, Outcome::Sampled),
-            (_, c) => resolve(p, rejected.then_some(q), c, &random, round, pair.vocab()),
+            (_, c) => resolve(p, rejected.then_some(q), c, &random, at, pair.vocab()),
         };
         tally.count(outcome);
         text.extend(&ids[..accepted]);
@@ -165,15 +186,15 @@ pub fn resolve(
     q: Option<&Distribution>,
     mut correction: Correction,
     random: &Randomness,
-    round: u32,
+    at: u32,
     vocab: usize,
 ) -> (TokenId, Outcome) {
-    let mut resolver = Resolver::new(q, random, round, vocab);
+    let mut resolver = Resolver::new(q, random, at, vocab);
     for asked in 1.. {
         let outcome = correction.outcome();
         match resolver.resolve(correction).expect("the answer fits") {
             Resolution::Token(token) => return (token, outcome),
-            Resolution::NeedMore => correction = more(p, random, round, asked, vocab),
+            Resolution::NeedMore => correction = more(p, random, at, asked, vocab),
         }
     }
     unreachable!("the whole vector leaves nothing to ask for")
@@ -186,19 +207,20 @@ fn answer(
     rows: &[usize],
     ids: &[TokenId],
     random: &Randomness,
-    round: u32,
+    position: u32,
 ) -> Verdict {
     let gamma = ids.len();
     let p: Vec<Distribution> = rows.iter().map(|&r| pair.p[r].clone()).collect();
     let sent = if fault == Fault::WrongQ { &pair.unprocessed } else { &pair.q };
     let q: Vec<Distribution> = rows[..gamma].iter().map(|&r| sent[r].clone()).collect();
     let scalars: Vec<f32> = q.iter().zip(ids).map(|(q, &x)| q.probability(x)).collect();
-    let full = |i: usize| more(&p[i], random, round, 2, pair.vocab());
-    let verify_with = |random: &Randomness, round| match scheme {
-        Scheme::Dsd => dsd_verify(ids, &q, &p, random, round),
-        Scheme::Greedy => greedy_verify(ids, &p, random, round),
-        Scheme::Split | Scheme::SplitFull => {
-            let mut v = verify(ids, &scalars, |i| Ok(p[i].clone()), random, round)
+    let full = |i: usize| more(&p[i], random, position + i as u32, 2, pair.vocab());
+    let verify_with = |random: &Randomness, position| match scheme {
+        Scheme::Dsd => dsd_verify(ids, &q, &p, random, position),
+        Scheme::Greedy => greedy_verify(ids, &p, random, position),
+        Scheme::Split | Scheme::SplitFull | Scheme::Open => {
+            let open = scheme == Scheme::Open && gamma > 0;
+            let mut v = verify(ids, &scalars, open, |i| Ok(p[i].clone()), random, position)
                 .expect("scalars are in range");
             if scheme == Scheme::SplitFull && v.accepted < gamma {
                 v.correction = full(v.accepted);
@@ -206,12 +228,13 @@ fn answer(
             v
         }
     };
-    let bonus = || Correction::Bonus(p[gamma].sample(random.uniform(Purpose::Bonus, round, 0)));
+    let end = position + gamma as u32;
+    let bonus = || Correction::Bonus(p[gamma].sample(random.uniform(Purpose::Bonus, end, 0)));
     match fault {
         Fault::AlwaysAccept => Verdict { accepted: gamma, correction: bonus() },
         Fault::SwappedRatio => {
             let passes = |&i: &usize| {
-                let u = random.uniform(Purpose::Accept, round, i as u32);
+                let u = random.uniform(Purpose::Accept, position + i as u32, 0);
                 accepts(u, scalars[i], p[i].probability(ids[i]))
             };
             let accepted = (0..gamma).take_while(passes).count();
@@ -219,20 +242,20 @@ fn answer(
             Verdict { accepted, correction }
         }
         Fault::Resent => {
-            let first = verify_with(random, round);
-            assert_eq!(first, verify_with(random, round), "a resend changed the verdict");
+            let first = verify_with(random, position);
+            assert_eq!(first, verify_with(random, position), "a resend changed the verdict");
             first
         }
         Fault::Redrawn => {
-            let mut v = verify_with(random, round);
+            let mut v = verify_with(random, position);
             for again in 1..=3 {
                 if v.accepted == gamma {
                     break;
                 }
-                v = verify_with(random, round + 1000 * again);
+                v = verify_with(random, position + 1000 * again);
             }
             v
         }
-        _ => verify_with(random, round),
+        _ => verify_with(random, position),
     }
 }
