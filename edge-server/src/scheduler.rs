@@ -99,7 +99,7 @@ impl Scheduler {
     }
 
     fn busy(&self) -> bool {
-        self.sessions.values().any(|s| !s.prompt_left().is_empty() || s.job.is_some())
+        self.sessions.values().any(|s| !s.prompt_left().is_empty() || s.waits())
     }
 
     fn kv_bytes(&self) -> usize {
@@ -117,7 +117,7 @@ impl Scheduler {
                 for session in self.sessions.values_mut() {
                     if session.peer.as_ref().is_some_and(|p| p.connection == connection) {
                         session.peer = None;
-                        session.job = None;
+                        session.drop_jobs();
                     }
                 }
             }
@@ -126,9 +126,8 @@ impl Scheduler {
                 self.stopping = true;
                 for session in self.sessions.values_mut() {
                     // A round finishes; a prompt or a stream would take too long.
-                    let streams = matches!(session.job, Some(crate::session::Job::Stream { .. }));
-                    if streams || !session.prompt_left().is_empty() {
-                        session.job = None;
+                    if session.streams() || !session.prompt_left().is_empty() {
+                        session.drop_jobs();
                         session.abandon_prompt();
                     }
                 }
@@ -178,7 +177,7 @@ impl Scheduler {
                         session.more(m.round, m.asked, vocab).map(|answer| peer.send(&answer))
                     }
                     _ => {
-                        session.job = None;
+                        session.drop_jobs();
                         session.abandon_prompt();
                         Ok(())
                     }
@@ -245,7 +244,7 @@ impl Scheduler {
             && let Some(older) = self.sessions.get_mut(&older)
         {
             older.peer = None;
-            older.job = None;
+            older.drop_jobs();
         }
         self.sessions.insert(id, session);
         Ok(())
@@ -259,8 +258,7 @@ impl Scheduler {
             if fits {
                 return true;
             }
-            let idle =
-                self.sessions.values().filter(|s| s.job.is_none() && s.prompt_left().is_empty());
+            let idle = self.sessions.values().filter(|s| !s.waits() && s.prompt_left().is_empty());
             let Some(id) = idle.min_by_key(|s| s.last_used).map(|s| s.id) else { return false };
             self.forget(id);
         }
@@ -276,7 +274,7 @@ impl Scheduler {
         let idle: Vec<SessionId> = self
             .sessions
             .values()
-            .filter(|s| s.job.is_none() && s.last_used.elapsed() > self.limits.idle)
+            .filter(|s| !s.waits() && s.last_used.elapsed() > self.limits.idle)
             .map(|s| s.id)
             .collect();
         for id in idle {

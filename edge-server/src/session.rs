@@ -3,13 +3,18 @@
 //! The edge counts the tokens that it knows: the prompt, then after each round the accepted drafts
 //! and, where the edge itself drew it, the token after them (outcomes *bonus* and *token*). After a
 //! *sparse*, *sampled* or *full* outcome only the device knows that token, and the next request must
-//! carry it in `committed`. `prefix_len` of a request is the number of tokens that the edge knows.
+//! carry it in `committed`. `prefix_len` of a request is the number of tokens that the edge knows, or
+//! will know when the open drafts before it are accepted.
+//!
+//! Drafts wait in a queue. All but the last are open; a verdict that brings a token voids the rest.
 
 use crate::peer::Peer;
+use std::collections::VecDeque;
 use std::time::Instant;
 use tandem_inference::{KvCache, Model};
 use tandem_protocol::{
-    Draft, ErrorCode, Failure, Open, ServerMessage, SessionId, Stream, Verdict, encode_server,
+    Draft, ErrorCode, Failure, MAX_IN_FLIGHT, Open, ServerMessage, SessionId, Stream, Verdict,
+    encode_server,
 };
 use tandem_speculation::{
     Correction, Distribution, Randomness, Sampling, TokenId, more, process, verify,
@@ -17,10 +22,27 @@ use tandem_speculation::{
 
 /// What a session waits to have computed.
 pub(crate) enum Job {
-    /// Verify a draft.
-    Draft { round: u32, ids: Vec<TokenId>, q: Vec<f32>, arrived: Instant },
+    /// Verify a draft. `requested` is its `prefix_len`.
+    Draft {
+        round: u32,
+        requested: u32,
+        ids: Vec<TokenId>,
+        q: Vec<f32>,
+        open: bool,
+        arrived: Instant,
+    },
     /// Draw plain tokens.
-    Stream { round: u32, left: u32, arrived: Instant },
+    Stream { round: u32, requested: u32, left: u32, arrived: Instant },
+}
+
+impl Job {
+    /// Tokens that the text grows by if all is accepted and nothing follows.
+    fn drafted(&self) -> usize {
+        match self {
+            Self::Draft { ids, .. } => ids.len(),
+            Self::Stream { .. } => 0,
+        }
+    }
 }
 
 /// The last verified round, for a repeated request and for `More`.
@@ -41,12 +63,13 @@ pub(crate) struct Session {
     pub peer: Option<Peer>,
     pub generation: u32,
     pub cache: KvCache,
-    pub job: Option<Job>,
+    /// What waits, in order.
+    jobs: VecDeque<Job>,
+    /// Verdicts of the generation that brought a token.
+    branch: u32,
     pub last_used: Instant,
     /// The edge's knowledge of the text, as ids.
     tokens: Vec<TokenId>,
-    /// `prefix_len` of the request that is being computed.
-    requested: u32,
     /// The device holds the token after `tokens`.
     awaits_residual: bool,
     /// Tokens of the prompt that were in the cache when it was opened.
@@ -66,10 +89,10 @@ impl Session {
             peer: None,
             generation: 0,
             cache,
-            job: None,
+            jobs: VecDeque::new(),
+            branch: 0,
             last_used: Instant::now(),
             tokens: Vec::new(),
-            requested: 0,
             awaits_residual: false,
             reused: 0,
             sampling: Sampling::GREEDY,
@@ -90,31 +113,57 @@ impl Session {
         self.sampling = open.sampling;
         self.randomness = Randomness::new(open.seed);
         self.peer = Some(peer);
-        self.job = None;
+        self.jobs.clear();
+        self.branch = open.branch;
         self.last = None;
         self.last_used = Instant::now();
     }
 
-    /// Takes a draft, or answers a repeated one with the stored verdict.
+    /// Takes a draft, or answers a repeated one with the stored verdict. One that was sent before
+    /// the device knew of a rejection is dropped.
     pub(crate) fn draft(&mut self, m: Draft, arrived: Instant) -> Result<Option<Vec<u8>>, Refusal> {
         if let Some(bytes) = self.repeated(m.round, m.prefix_len) {
             return Ok(Some(bytes));
         }
+        if m.branch < self.branch {
+            return Ok(None);
+        }
+        if m.branch > self.branch {
+            let text = format!("branch {} has not begun; the edge is at {}", m.branch, self.branch);
+            return Err((ErrorCode::State, text));
+        }
         self.begin(m.round, m.prefix_len, &m.committed, m.ids.len())?;
-        self.job = Some(Job::Draft { round: m.round, ids: m.ids, q: m.q, arrived });
+        let Draft { round, prefix_len: requested, ids, q, open, .. } = m;
+        self.jobs.push_back(Job::Draft { round, requested, ids, q, open, arrived });
         Ok(None)
     }
 
     /// Takes a request for plain tokens.
     pub(crate) fn stream(&mut self, m: Stream, arrived: Instant) -> Result<(), Refusal> {
         self.begin(m.round, m.prefix_len, &m.committed, 0)?;
-        self.job = Some(Job::Stream { round: m.round, left: m.max_tokens, arrived });
+        let Stream { round, prefix_len: requested, max_tokens: left, .. } = m;
+        self.jobs.push_back(Job::Stream { round, requested, left, arrived });
         Ok(())
     }
 
     fn repeated(&self, round: u32, prefix_len: u32) -> Option<Vec<u8>> {
         let last = self.last.as_ref()?;
         (last.round == round && last.requested == prefix_len).then(|| last.bytes.clone())
+    }
+
+    /// Whether a round waits.
+    pub(crate) fn waits(&self) -> bool {
+        !self.jobs.is_empty()
+    }
+
+    /// Whether plain tokens are being drawn.
+    pub(crate) fn streams(&self) -> bool {
+        matches!(self.jobs.front(), Some(Job::Stream { .. }))
+    }
+
+    /// Drops what waits.
+    pub(crate) fn drop_jobs(&mut self) {
+        self.jobs.clear();
     }
 
     fn begin(
@@ -125,20 +174,27 @@ impl Session {
         drafted: usize,
     ) -> Result<(), Refusal> {
         let state = |text: String| Err((ErrorCode::State, text));
-        if self.job.is_some() {
-            return state(
-                "a round of this generation is still running; wait for its verdict".into(),
-            );
-        }
-        if let Some(last) = &self.last
-            && Some(round) != last.round.checked_add(1)
+        let before = match self.jobs.back() {
+            None => self.last.as_ref().map(|last| last.round),
+            Some(Job::Draft { round, open: true, .. }) if self.jobs.len() < MAX_IN_FLIGHT => {
+                Some(*round)
+            }
+            Some(_) => {
+                return state(
+                    "a round of this generation is still running; wait for its verdict".into(),
+                );
+            }
+        };
+        if let Some(before) = before
+            && Some(round) != before.checked_add(1)
         {
-            return state(format!("round {round} cannot follow round {}", last.round));
+            return state(format!("round {round} cannot follow round {before}"));
         }
-        if prefix_len as usize != self.tokens.len() {
+        let waiting: usize = self.jobs.iter().map(Job::drafted).sum();
+        if prefix_len as usize != self.tokens.len() + waiting {
             return state(format!(
                 "the prefix has {prefix_len} tokens, the edge knows {}; open the generation again",
-                self.tokens.len()
+                self.tokens.len() + waiting
             ));
         }
         if committed.len() != usize::from(self.awaits_residual) {
@@ -148,11 +204,10 @@ impl Session {
                 usize::from(self.awaits_residual)
             ));
         }
-        let wanted = self.tokens.len() + committed.len() + drafted + 1;
+        let wanted = self.tokens.len() + waiting + committed.len() + drafted + 1;
         if wanted > self.cache.capacity() {
             return Err((ErrorCode::ContextFull, context_full(wanted, self.cache.capacity())));
         }
-        self.requested = prefix_len;
         self.tokens.extend_from_slice(committed);
         self.awaits_residual = false;
         self.last_used = Instant::now();
@@ -175,7 +230,13 @@ impl Session {
             round,
             prefix_len: last.prefix_len,
             accepted: last.accepted,
-            correction: more(p, &self.randomness, round, u32::from(asked), vocab),
+            correction: more(
+                p,
+                &self.randomness,
+                last.prefix_len + u32::from(last.accepted),
+                u32::from(asked),
+                vocab,
+            ),
             queued_us: 0,
             verify_us: 0,
         }))
@@ -206,26 +267,27 @@ impl Session {
         })
     }
 
-    /// The tokens of the waiting round's forward pass: the last known one and the drafted ones.
+    /// The tokens of the next round's forward pass: the last known one and the drafted ones. The
+    /// logits after the last token of an open draft belong to the next round.
     pub(crate) fn round_tokens(&self) -> Option<Vec<TokenId>> {
         if !self.prompt_left().is_empty() {
             return None;
         }
         let mut tokens = self.tokens[self.cache.len()..].to_vec();
-        if let Job::Draft { ids, .. } = self.job.as_ref()? {
-            tokens.extend_from_slice(ids);
+        if let Job::Draft { ids, open, .. } = self.jobs.front()? {
+            tokens.extend_from_slice(&ids[..ids.len() - usize::from(*open)]);
         }
         Some(tokens)
     }
 
-    /// When the waiting round's request came.
+    /// When the next round's request came.
     pub(crate) fn arrived(&self) -> Option<Instant> {
-        match self.job.as_ref()? {
+        match self.jobs.front()? {
             Job::Draft { arrived, .. } | Job::Stream { arrived, .. } => Some(*arrived),
         }
     }
 
-    /// Finishes the waiting round; `row(i)` gives the logits after the i-th token of
+    /// Finishes the next round; `row(i)` gives the logits after the i-th token of
     /// [`Self::round_tokens`]. Returns the verdict, whose times the caller knows.
     pub(crate) fn finish_round(
         &mut self,
@@ -234,12 +296,14 @@ impl Session {
         start: Instant,
         mut row: impl FnMut(usize) -> Vec<f32>,
     ) -> Result<(Vec<u8>, usize, usize), Refusal> {
-        let Some(job) = self.job.take() else {
+        let Some(job) = self.jobs.pop_front() else {
             return Err((ErrorCode::Internal, "no round was waiting".into()));
         };
-        let (round, ids, q) = match &job {
-            Job::Draft { round, ids, q, .. } => (*round, ids.as_slice(), q.as_slice()),
-            Job::Stream { round, .. } => (*round, &[][..], &[][..]),
+        let (round, requested, ids, q, open) = match &job {
+            Job::Draft { round, requested, ids, q, open, .. } => {
+                (*round, *requested, ids.as_slice(), q.as_slice(), *open)
+            }
+            Job::Stream { round, requested, .. } => (*round, *requested, &[][..], &[][..], false),
         };
         let prefix = self.tokens.len();
         let mut history = self.tokens.clone();
@@ -248,13 +312,14 @@ impl Session {
         let verdict = verify(
             ids,
             q,
+            open,
             |i| {
                 let p = process(&mut row(i), &self.sampling, &history[..prefix + i])?;
                 rejected = Some(p.clone());
                 Ok(p)
             },
             &self.randomness,
-            round,
+            prefix as u32,
         )
         .map_err(|e| (ErrorCode::Internal, e.to_string()))?;
 
@@ -263,7 +328,12 @@ impl Session {
         self.tokens.extend_from_slice(&ids[..verdict.accepted]);
         match verdict.correction {
             Correction::Bonus(token) | Correction::Token(token) => self.tokens.push(token),
+            Correction::Continue => {}
             _ => self.awaits_residual = true,
+        }
+        if verdict.correction != Correction::Continue {
+            self.branch += 1;
+            self.jobs.clear();
         }
         let sampled = matches!(verdict.correction, Correction::Sampled(_));
         let message = Verdict {
@@ -280,21 +350,24 @@ impl Session {
             let end = self.tokens.last().is_some_and(|t| model.tokenizer().is_end(*t));
             let full = self.tokens.len() + 1 > self.cache.capacity();
             if left > 1 && !end && !full {
-                let (round, left) = (round + 1, left - 1);
-                self.job = Some(Job::Stream { round, left, arrived: Instant::now() });
+                // A request of its own that nobody has to send.
+                self.jobs.push_back(Job::Stream {
+                    round: round + 1,
+                    requested: self.tokens.len() as u32,
+                    left: left - 1,
+                    arrived: Instant::now(),
+                });
             }
         }
         let bytes = encode_server(&ServerMessage::Verdict(message));
         self.last = Some(Last {
             round,
-            requested: self.requested,
+            requested,
             prefix_len: prefix as u32,
             accepted: accepted as u8,
             bytes: bytes.clone(),
             rejected: rejected.filter(|_| sampled),
         });
-        // The next token of a stream is a request of its own that nobody has to send.
-        self.requested = self.tokens.len() as u32;
         self.last_used = Instant::now();
         Ok((bytes, drafted, accepted))
     }

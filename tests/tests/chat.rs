@@ -53,8 +53,19 @@ async fn json_has_every_figure_and_the_database_has_the_same() {
     let (edge, address) = started(VERIFIER, "127.0.0.1:0");
     let url = format!("ws://{address}");
     let args = [
-        "--edge", &url, "--prompt", "Name three colours.", "--json", "--max-tokens", "40",
-        "--temperature", "0", "--gamma", "4", "--mode", "dssd",
+        "--edge",
+        &url,
+        "--prompt",
+        "Name three colours.",
+        "--json",
+        "--max-tokens",
+        "40",
+        "--temperature",
+        "0",
+        "--gamma",
+        "4",
+        "--mode",
+        "dssd",
     ];
     let child = chat(&folder, &args).spawn().expect("the command");
     let pid = child.id();
@@ -78,7 +89,12 @@ async fn json_has_every_figure_and_the_database_has_the_same() {
     assert_eq!(json["finish"], if length { "length" } else { "stop" });
     let totals = json["totals"].as_object().expect("totals");
     let names = [
-        "tokens", "drafted", "accepted", "ttft_ms", "tokens_per_s", "uplink_bytes",
+        "tokens",
+        "drafted",
+        "accepted",
+        "ttft_ms",
+        "tokens_per_s",
+        "uplink_bytes",
         "downlink_bytes",
     ];
     assert!(names.iter().all(|n| totals[*n].is_number()), "{totals:?}");
@@ -147,8 +163,7 @@ fn a_wrong_token_is_refused_and_the_right_one_is_not() {
     let url = format!("ws://{address}");
     let text = complaint(chat(&folder, &["--edge", &url, "--token", "wrong", "--prompt", "Hi."]));
     assert!(text.contains("refuses the token"), "{text}");
-    let args =
-        ["--edge", &url, "--token", "right", "--prompt", "Say hi.", "--max-tokens", "4"];
+    let args = ["--edge", &url, "--token", "right", "--prompt", "Say hi.", "--max-tokens", "4"];
     let output = chat(&folder, &args).output().expect("the command");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     assert!(!output.stdout.is_empty());

@@ -59,8 +59,7 @@ async fn sampled_answers_cost_few_bytes() {
     let edge = edge(&verifier, 0).await;
     let link = link(&drafter, edge.address());
     let plain = Sampling { temperature: 1.0, ..Sampling::GREEDY };
-    for (sampling, most, form) in
-        [(Sampling::default(), 64.0, "sparse"), (plain, 400.0, "sampled")]
+    for (sampling, most, form) in [(Sampling::default(), 64.0, "sparse"), (plain, 400.0, "sampled")]
     {
         let (mut rounds, mut down, mut forms) = (0.0, 0.0, Vec::new());
         for prompt in &PROMPTS[..6] {

@@ -137,6 +137,7 @@ async fn token(
         tokens: tokens.to_vec(),
         sampling,
         seed: u64::from(seed),
+        branch: 0,
     };
     raw.send(&ClientMessage::Open(open)).await;
     let draft = Draft {
@@ -146,6 +147,8 @@ async fn token(
         committed: vec![],
         ids: vec![x],
         q: vec![said],
+        branch: 0,
+        open: false,
     };
     raw.send(&ClientMessage::Draft(draft)).await;
     let verdict = raw.verdict().await;
@@ -155,7 +158,7 @@ async fn token(
     // As if nothing had been drafted there that the residual must leave out.
     let nothing = Distribution::Sparse(vec![]);
     let rejected = if wrong == Wrong::NoResidual { &nothing } else { q };
-    let mut resolver = Resolver::new(Some(rejected), &random, 0, 49_152);
+    let mut resolver = Resolver::new(Some(rejected), &random, tokens.len() as u32, 49_152);
     let mut correction = verdict.correction;
     let mut asked = 0;
     loop {

@@ -53,8 +53,8 @@ pub struct DraftRequest {
     pub sampling: Sampling,
     /// Where the draws come from.
     pub randomness: Randomness,
-    /// Number of the round, for the draws.
-    pub round: u32,
+    /// Which branch of the text, for the draws: see [`Randomness`].
+    pub branch: u32,
 }
 
 /// A draft.
@@ -209,14 +209,15 @@ impl Worker {
         let start = Instant::now();
         let mut text = request.tokens.clone();
         let mut drafted = Drafted::default();
-        for i in 0..request.gamma {
+        for _ in 0..request.gamma {
             if cancel.is_cancelled() {
                 return Err(DrafterError::Cancelled);
             }
             let new = text[slot.tokens.len()..].to_vec();
             let mut logits = forward(&self.model, slot, &new, Wanted::Last)?;
             let q = process(logits.row_mut(0), &request.sampling, &text)?;
-            let u = request.randomness.uniform(Purpose::Draft, request.round, i as u32);
+            let at = text.len() as u32;
+            let u = request.randomness.uniform(Purpose::Draft, at, request.branch);
             let id = q.sample(u);
             drafted.ids.push(id);
             drafted.q.push(q);

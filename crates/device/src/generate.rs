@@ -151,6 +151,8 @@ pub(crate) struct Run<'a, F> {
     pub edge_known: usize,
     pub opened: Option<u32>,
     pub round: u32,
+    /// Rounds that brought a token which was not drafted.
+    pub branch: u32,
     pub pending: Option<Drafted>,
     pub length: DraftLength,
     pub randomness: Randomness,
@@ -198,6 +200,7 @@ pub async fn generate<F: FnMut(Event)>(
         edge_known: 0,
         opened: None,
         round: 0,
+        branch: 0,
         pending: None,
         length: DraftLength::new(max),
         randomness: Randomness::new(request.seed),
@@ -347,6 +350,7 @@ impl<F: FnMut(Event)> Run<'_, F> {
                 tokens: self.tokens.clone(),
                 sampling: self.request.sampling,
                 seed: self.request.seed,
+                branch: self.branch,
             };
             channel.link().send(epoch, &ClientMessage::Open(open));
             self.edge_known = self.tokens.len();
@@ -378,7 +382,7 @@ impl<F: FnMut(Event)> Run<'_, F> {
             gamma,
             sampling: self.request.sampling,
             randomness: self.randomness.clone(),
-            round: self.round,
+            branch: self.branch,
         };
         let work = self.drafter.draft(request, self.cancel);
         tokio::select! {
@@ -442,6 +446,7 @@ impl<F: FnMut(Event)> Run<'_, F> {
         let text = record.pieces.concat();
         record.tokens.clone_from(&kept);
         self.round += 1;
+        self.branch += u32::from(record.outcome != "continue");
         self.totals.add(&record, kept.len(), self.started);
         let totals = self.totals.clone();
         (self.on)(Event::Round { record, tokens: kept, text, totals });

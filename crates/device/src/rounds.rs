@@ -84,6 +84,8 @@ impl<F: FnMut(Event)> Run<'_, F> {
             committed: self.tokens[self.edge_known..].to_vec(),
             ids: drafted.ids.clone(),
             q: drafted.scalars(),
+            branch: self.branch,
+            open: false,
         });
         let mut sent = Instant::now();
         let mut uplink = link.send(epoch, &message);
@@ -97,7 +99,8 @@ impl<F: FnMut(Event)> Run<'_, F> {
         let q = drafted.q.get(accepted);
         let randomness = self.randomness.clone();
         let vocab = self.drafter.model().info().vocab;
-        let mut resolver = Resolver::new(q, &randomness, self.round, vocab);
+        let at = (self.tokens.len() + accepted) as u32;
+        let mut resolver = Resolver::new(q, &randomness, at, vocab);
         let mut correction = first.verdict.correction;
         let mut asked = 0;
         let (token, outcome) = loop {

@@ -94,6 +94,7 @@ pub fn decode_client(bytes: &[u8]) -> Result<ClientMessage, DecodeError> {
             length("committed", m.committed.len(), 0, MAX_COMMITTED)?;
             length("the draft", m.ids.len(), 0, MAX_DRAFT)?;
             length("the list of q", m.q.len(), m.ids.len(), m.ids.len())?;
+            length("an open draft", m.ids.len(), usize::from(m.open), MAX_DRAFT)?;
             if let Some(position) = m.q.iter().position(|q| !(*q > 0.0 && *q <= 1.0)) {
                 return Err(DecodeError::Scalar { position, q: m.q[position] });
             }
@@ -131,7 +132,7 @@ pub fn decode_server(bytes: &[u8]) -> Result<ServerMessage, DecodeError> {
                     e.iter().map(|e| e.1).find(|p| bad(p))
                 }
                 Correction::Full(v) => v.iter().copied().find(|p| bad(p)),
-                Correction::Bonus(_) | Correction::Token(_) => None,
+                Correction::Bonus(_) | Correction::Token(_) | Correction::Continue => None,
             };
             if let Some(p) = found {
                 return Err(DecodeError::Probability(p));

@@ -71,9 +71,16 @@ pub struct Open {
     pub sampling: Sampling,
     /// Seed of the edge's random decisions in this generation; the same when resuming.
     pub seed: u64,
+    /// As in [`Draft`]: 0 for a new answer, when resuming as far as the device has come.
+    pub branch: u32,
 }
 
 /// One round's draft. `prefix_len + committed.len()` tokens precede the drafted ones.
+///
+/// After an *open* draft the device may send the next one at once, before the verdict, on the guess
+/// that all of it is accepted: its `prefix_len` then counts the tokens of the drafts before it. When
+/// the guess was wrong the edge drops it without a word, and the device, which learns the same from
+/// the verdict, drafts again. `branch` tells the two apart.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Draft {
     /// Which generation.
@@ -88,6 +95,11 @@ pub struct Draft {
     pub ids: Vec<TokenId>,
     /// `q_i(x_i)` of each, in (0, 1]; exactly 1 says that `q_i` is a point mass.
     pub q: Vec<f32>,
+    /// Verdicts of this generation, so far known to the device, that brought a token: whatever is
+    /// not [`Correction::Continue`]. A draft with an older number than the edge's is void.
+    pub branch: u32,
+    /// Another draft follows where this one ends: no bonus token is wanted.
+    pub open: bool,
 }
 
 /// Asks for up to `max_tokens` plain tokens: answered by one [`Verdict`] with a bonus token each,

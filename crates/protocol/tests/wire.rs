@@ -35,14 +35,16 @@ fn sampling() -> impl Strategy<Value = Sampling> {
 }
 
 fn draft() -> impl Strategy<Value = Draft> {
-    (any::<[u32; 3]>(), ids(0..=1), vec((any::<u32>(), probability()), 0..=MAX_DRAFT)).prop_map(
-        |([generation, round, prefix_len], committed, drafted)| Draft {
+    (any::<[u32; 4]>(), ids(0..=1), vec((any::<u32>(), probability()), 0..=MAX_DRAFT)).prop_map(
+        |([generation, round, prefix_len, branch], committed, drafted)| Draft {
             generation,
             round,
             prefix_len,
             committed,
+            open: branch % 2 == 0 && !drafted.is_empty(),
             ids: drafted.iter().map(|d| TokenId(d.0)).collect(),
             q: drafted.iter().map(|d| d.1).collect(),
+            branch,
         },
     )
 }
@@ -65,7 +67,8 @@ fn client() -> impl Strategy<Value = ClientMessage> {
                 generation,
                 tokens,
                 sampling,
-                seed
+                seed,
+                branch: generation,
             })
         ),
         draft().prop_map(ClientMessage::Draft),
@@ -90,6 +93,7 @@ fn correction() -> impl Strategy<Value = Correction> {
         entries().prop_map(Correction::Sparse),
         entries().prop_map(Correction::Sampled),
         vec(probability(), 1..200).prop_map(Correction::Full),
+        Just(Correction::Continue),
     ]
 }
 
@@ -153,6 +157,8 @@ proptest! {
             committed,
             ids: drafted.iter().map(|d| TokenId(d.0)).collect(),
             q: drafted.iter().map(|d| d.1).collect(),
+            branch: round,
+            open: !drafted.is_empty(),
         });
         prop_assert!(encode_client(&message).len() <= 8 * drafted.len() + 32);
     }
@@ -234,7 +240,7 @@ fn probabilities_are_probabilities(correction: &Correction) -> Result<(), TestCa
             prop_assert!(e.iter().all(|e| good(e.1)));
         }
         Correction::Full(v) => prop_assert!(v.iter().all(|p| good(*p))),
-        Correction::Bonus(_) | Correction::Token(_) => {}
+        Correction::Bonus(_) | Correction::Token(_) | Correction::Continue => {}
     }
     Ok(())
 }
@@ -248,6 +254,8 @@ fn one_draft(q: Vec<f32>) -> ClientMessage {
         committed: vec![],
         ids,
         q,
+        branch: 0,
+        open: false,
     })
 }
 
@@ -307,7 +315,7 @@ fn lengths_beyond_the_limits_are_named() {
     let open = |tokens| {
         let session = SessionId([0; 16]);
         let sampling = Sampling::GREEDY;
-        ClientMessage::Open(Open { session, generation: 1, tokens, sampling, seed: 0 })
+        ClientMessage::Open(Open { session, generation: 1, tokens, sampling, seed: 0, branch: 0 })
     };
     refused(&open(vec![]), "the prompt");
     refused(&open(vec![TokenId(1); MAX_CONTEXT + 1]), "the prompt");
@@ -326,7 +334,8 @@ fn lengths_beyond_the_limits_are_named() {
 fn a_full_context_and_a_full_vector_fit_into_a_frame() {
     let tokens = vec![TokenId(u32::MAX); MAX_CONTEXT];
     let (session, sampling) = (SessionId([255; 16]), Sampling::GREEDY);
-    let open = Open { session, generation: u32::MAX, tokens, sampling, seed: u64::MAX };
+    let open =
+        Open { session, generation: u32::MAX, tokens, sampling, seed: u64::MAX, branch: u32::MAX };
     decode_client(&encode_client(&ClientMessage::Open(open))).unwrap();
     let verdict = Verdict {
         generation: u32::MAX,

@@ -48,7 +48,7 @@ pub fn open(
     sampling: Sampling,
 ) -> ClientMessage {
     let session = SessionId([session; 16]);
-    ClientMessage::Open(Open { session, generation, tokens, sampling, seed: 3 })
+    ClientMessage::Open(Open { session, generation, tokens, sampling, seed: 3, branch: 0 })
 }
 
 pub fn draft(
@@ -66,6 +66,8 @@ pub fn draft(
         committed: committed.iter().copied().map(TokenId).collect(),
         ids: ids.iter().copied().map(TokenId).collect(),
         q: q.to_vec(),
+        branch: round,
+        open: false,
     })
 }
 
