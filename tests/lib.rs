@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tandem_device::{
-    Answer, Drafter, Event, Gamma, GenerateError, Link, Mode, Request, RoundRecord, WhenEdgeLost,
-    generate, new_session,
+    Ahead, Answer, Drafter, Event, Gamma, GenerateError, Link, Mode, Request, RoundRecord,
+    WhenEdgeLost, generate, new_session,
 };
 use tandem_edge::{Config, Edge, Limits};
 use tandem_inference::{ChatMessage, LoadOptions, Model, Role, store::Store};
@@ -109,6 +109,7 @@ pub fn request(drafter: &Drafter, prompt: &str, mode: Mode, gamma: usize) -> Req
         seed: 1,
         mode,
         gamma: Gamma::Fixed(gamma),
+        ahead: Ahead::No,
         max_tokens: 64,
         when_edge_lost: WhenEdgeLost::Stop,
         patience: Duration::from_secs(20),

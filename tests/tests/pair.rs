@@ -1,7 +1,7 @@
 //! The default pair: exact at temperature 0 for every draft length, also when the edge is lost.
 
 use std::time::Duration;
-use tandem_device::Mode;
+use tandem_device::{Ahead, Gamma, Mode};
 use tandem_speculation::Sampling;
 use tandem_tests::{DRAFTER, VERIFIER, answer, drafter, edge, link, model, request};
 
@@ -52,6 +52,49 @@ async fn greedy_answers_are_the_verifiers_own() {
     edge.stop().await;
 }
 
+/// Random numbers belong to places of the text, so drafting ahead gives the same text for a seed
+/// however it was cut, at every temperature; and at temperature 0 it is the verifier's own.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn drafting_ahead_gives_one_text_for_a_seed_and_the_verifiers_own_at_zero() {
+    let verifier = model(VERIFIER);
+    let drafter = drafter(DRAFTER).await;
+    let edge = edge(&verifier, 0).await;
+    let link = link(&drafter, edge.address());
+    let plain = Sampling { temperature: 1.0, ..Sampling::GREEDY };
+    let (mut void, mut went_on) = (0, 0);
+    for (sampling, prompts) in [
+        (Sampling::GREEDY, &PROMPTS[..4]),
+        (Sampling::default(), &PROMPTS[4..6]),
+        (plain, &PROMPTS[6..]),
+    ] {
+        for prompt in prompts {
+            let mut wanted = request(&drafter, prompt, Mode::Edge, 1);
+            wanted.sampling = sampling;
+            wanted.max_tokens = 48;
+            let (alone, ..) =
+                answer(&drafter, Some(&link), &wanted, |_| {}).await.expect("an answer");
+            (wanted.mode, wanted.ahead) = (Mode::Dssd, Ahead::Yes);
+            let mut texts = Vec::new();
+            for gamma in [1, 3, 7] {
+                wanted.gamma = Gamma::Fixed(gamma);
+                let (text, rounds, _) =
+                    answer(&drafter, Some(&link), &wanted, |_| {}).await.expect("an answer");
+                void += rounds.iter().map(|r| r.drafted.saturating_sub(gamma as u32)).sum::<u32>();
+                went_on += rounds.iter().filter(|r| r.outcome == "continue").count();
+                let known: usize = rounds.iter().map(|r| r.tokens.len()).sum();
+                assert_eq!(known, text.tokens.len());
+                texts.push(text.tokens);
+            }
+            assert!(texts.iter().all(|t| *t == texts[0]), "{sampling:?}: {prompt}");
+            if sampling == Sampling::GREEDY {
+                assert_eq!(texts[0], alone.tokens, "{prompt}");
+            }
+        }
+    }
+    assert!(void > 20 && went_on > 20, "{void} void drafts, {went_on} that went on");
+    edge.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sampled_answers_cost_few_bytes() {
     let verifier = model(VERIFIER);
@@ -89,13 +132,14 @@ async fn sampled_answers_cost_few_bytes() {
 async fn an_edge_that_is_stopped_and_started_again_goes_on_with_the_same_text() {
     let verifier = model(VERIFIER);
     let drafter = drafter(DRAFTER).await;
-    for (mode, sampling) in [
-        (Mode::Dssd, Sampling::GREEDY),
-        (Mode::Dssd, Sampling::default()),
-        (Mode::Edge, Sampling::GREEDY),
+    for (mode, sampling, ahead) in [
+        (Mode::Dssd, Sampling::GREEDY, Ahead::No),
+        (Mode::Dssd, Sampling::default(), Ahead::No),
+        (Mode::Dssd, Sampling::default(), Ahead::Yes),
+        (Mode::Edge, Sampling::GREEDY, Ahead::No),
     ] {
         let mut wanted = request(&drafter, PROMPTS[1], mode, 4);
-        wanted.sampling = sampling;
+        (wanted.sampling, wanted.ahead) = (sampling, ahead);
         wanted.max_tokens = 40;
         let reference = edge(&verifier, 0).await;
         let other = link(&drafter, reference.address());

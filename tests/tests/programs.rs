@@ -5,7 +5,6 @@ mod process;
 
 use process::{complaint, edge, started};
 use std::net::TcpListener;
-use std::time::Duration;
 use tandem_device::{Mode, new_session};
 use tandem_tests::{DRAFTER, OTHER, VERIFIER, answer, drafter, file, link, request};
 

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 use tandem_device::store::{Conversation, Status, Store, default_path};
 use tandem_device::{
-    Answer, Boxes, Drafter, EdgeAddress, Event, Finish, Gamma, Link, Mode, Request, RoundRecord,
+    Ahead, Answer, Boxes, Drafter, EdgeAddress, Event, Finish, Gamma, Link, Mode, Request, RoundRecord,
     Totals, WhenEdgeLost, generate, new_seed,
 };
 use tandem_inference::{ChatMessage, LoadOptions, Role, store::Store as ModelStore};
@@ -67,6 +67,9 @@ pub(crate) struct Args {
     /// Draft length: a number from 1 to 32, or auto.
     #[arg(long, value_name = "N|auto", default_value = "auto")]
     gamma: Gamma,
+    /// Go on drafting while verdicts are on their way: yes or no. Helps over slow links.
+    #[arg(long, value_name = "YES|NO", default_value = "no")]
+    ahead: Ahead,
     /// When the edge stays away: `stop`, or `continue` with the small model alone.
     #[arg(long, value_name = "WHAT", default_value = "stop")]
     when_edge_lost: WhenEdgeLost,
@@ -248,6 +251,7 @@ impl Session {
             seed: self.args.seed.unwrap_or_else(new_seed),
             mode: self.args.mode,
             gamma: self.args.gamma,
+            ahead: self.args.ahead,
             max_tokens: self.args.max_tokens,
             when_edge_lost: self.args.when_edge_lost,
             patience: Duration::from_secs(self.args.patience),

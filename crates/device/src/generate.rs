@@ -7,7 +7,8 @@
 
 use crate::drafter::{DraftRequest, Drafted, Drafter, DrafterError};
 use crate::link::{Channel, Link, LinkState};
-use crate::record::{Finish, Gamma, Mode, Pair, RoundRecord, Totals, WhenEdgeLost};
+use crate::record::{Ahead, Finish, Gamma, Mode, Pair, RoundRecord, Totals, WhenEdgeLost};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tandem_inference::Detokenizer;
@@ -31,6 +32,8 @@ pub struct Request {
     pub mode: Mode,
     /// Draft length.
     pub gamma: Gamma,
+    /// Whether drafting goes on while verdicts are on their way.
+    pub ahead: Ahead,
     /// Tokens of the answer at most.
     pub max_tokens: usize,
     /// What to do when the edge stays away.
@@ -153,7 +156,8 @@ pub(crate) struct Run<'a, F> {
     pub round: u32,
     /// Rounds that brought a token which was not drafted.
     pub branch: u32,
-    pub pending: Option<Drafted>,
+    /// Drafts that were sent and have no verdict yet, kept over a lost connection.
+    pub pending: VecDeque<Drafted>,
     pub length: DraftLength,
     pub randomness: Randomness,
     pub context: usize,
@@ -201,7 +205,7 @@ pub async fn generate<F: FnMut(Event)>(
         opened: None,
         round: 0,
         branch: 0,
-        pending: None,
+        pending: VecDeque::new(),
         length: DraftLength::new(max),
         randomness: Randomness::new(request.seed),
         context: drafter.context(),
@@ -271,7 +275,7 @@ impl<F: FnMut(Event)> Run<'_, F> {
         }
     }
 
-    fn finished(&self) -> Option<Finish> {
+    pub(crate) fn finished(&self) -> Option<Finish> {
         let answer = &self.tokens[self.request.prompt.len()..];
         if answer.last().is_some_and(|t| self.drafter.model().tokenizer().is_end(*t)) {
             Some(Finish::Stop)
@@ -294,7 +298,7 @@ impl<F: FnMut(Event)> Run<'_, F> {
         }
         self.alone = true;
         self.again_at = Instant::now() + AGAIN;
-        self.pending = None;
+        self.pending.clear();
         let text = format!("{problem}; the small model on this device goes on alone");
         (self.on)(Event::Notice { warning: true, text });
         Ok(())
@@ -358,6 +362,7 @@ impl<F: FnMut(Event)> Run<'_, F> {
         }
         match self.request.mode {
             Mode::Edge => self.stream(epoch).await,
+            _ if self.request.ahead == Ahead::Yes => self.draft_ahead(epoch).await,
             _ => self.speculate(epoch).await,
         }
     }

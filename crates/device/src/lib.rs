@@ -4,6 +4,7 @@
 //! in plain values. Models compute on threads of their own, never on the async runtime.
 
 mod address;
+mod ahead;
 mod benchmark;
 mod boxes;
 mod control;
@@ -27,7 +28,7 @@ pub use discovery::{Found, discover};
 pub use drafter::{DraftRequest, Drafted, Drafter, DrafterError};
 pub use generate::{Answer, Event, GenerateError, Request, generate};
 pub use link::{Channel, Incoming, Link, LinkState, Refusal};
-pub use record::{Finish, Gamma, Mode, Pair, RoundRecord, Totals, WhenEdgeLost};
+pub use record::{Ahead, Finish, Gamma, Mode, Pair, RoundRecord, Totals, WhenEdgeLost};
 pub use secrets::{Kept, SecretError};
 
 use std::time::{SystemTime, UNIX_EPOCH};

@@ -66,6 +66,29 @@ impl FromStr for Gamma {
     }
 }
 
+/// Whether drafting goes on while verdicts are on their way, on the guess that all is accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Ahead {
+    /// One draft at a time.
+    #[default]
+    No,
+    /// Up to [`tandem_protocol::MAX_IN_FLIGHT`] drafts on their way.
+    Yes,
+}
+
+impl FromStr for Ahead {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "no" => Ok(Self::No),
+            "yes" => Ok(Self::Yes),
+            _ => Err(format!("`{text}` is neither yes nor no")),
+        }
+    }
+}
+
 /// What to do when the edge stays away.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -144,7 +167,8 @@ impl Pair {
     }
 }
 
-/// One round, as it is stored and printed. A round gives `accepted` tokens and one more.
+/// One round, as it is stored and printed. A round gives `accepted` tokens and one more, or only
+/// those when its outcome is `continue`: then the next draft went on where this one ended.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct RoundRecord {
     /// Row of the message; 0 where nothing is stored.
@@ -153,7 +177,8 @@ pub struct RoundRecord {
     pub round: u32,
     /// `dssd`, `edge` or `device`.
     pub mode: &'static str,
-    /// How tokens were chosen: `dssd`, `stream` (plain steps of the edge), `drafter`.
+    /// How tokens were chosen: `dssd`, `ahead` (DSSD, drafting on while verdicts are on their way),
+    /// `stream` (plain steps of the edge), `drafter`.
     pub scheme: &'static str,
     /// Draft length that was wanted; 0 without drafting.
     pub gamma: u32,
@@ -163,7 +188,7 @@ pub struct RoundRecord {
     pub accepted: u32,
     /// Drafted tokens behind the first rejection: their acceptance was never tested.
     pub ignored: u32,
-    /// Form of the correction: `bonus`, `token`, `sparse`, `sampled`, `full`.
+    /// Form of the correction: `bonus`, `token`, `sparse`, `sampled`, `full`; or `continue`.
     pub outcome: &'static str,
     /// Drafting, in milliseconds.
     pub draft_ms: f64,

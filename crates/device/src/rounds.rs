@@ -9,17 +9,22 @@ use tandem_protocol::{ClientMessage, Draft, ErrorCode, More, ServerMessage, Stre
 use tandem_speculation::{Correction, Resolution, Resolver, RoundTimes, TokenId};
 
 /// A verdict and what it took.
-struct Received {
-    verdict: Verdict,
-    bytes: usize,
-    at: Instant,
+pub(crate) struct Received {
+    pub verdict: Verdict,
+    pub bytes: usize,
+    pub at: Instant,
 }
 
-fn impossible(text: impl Into<String>) -> Broken {
+/// Whether the edge drew the token that ends a round, and so knows it.
+pub(crate) fn is_edges_own(outcome: &str) -> bool {
+    matches!(outcome, "bonus" | "token")
+}
+
+pub(crate) fn impossible(text: impl Into<String>) -> Broken {
     Broken::Fatal(GenerateError::Edge(text.into()))
 }
 
-fn ms(from: Instant, to: Instant) -> f64 {
+pub(crate) fn ms(from: Instant, to: Instant) -> f64 {
     to.saturating_duration_since(from).as_secs_f64() * 1e3
 }
 
@@ -35,7 +40,7 @@ impl<F: FnMut(Event)> Run<'_, F> {
         let left = self.request.max_tokens + self.request.prompt.len() - self.tokens.len();
         let room = self.context - self.tokens.len();
         let gamma = wanted.min(left - 1).min(room - 1);
-        let drafted = match self.pending.take() {
+        let drafted = match self.pending.pop_front() {
             // Sent before the connection was lost: its verdict may already be decided.
             Some(drafted) => drafted,
             None if gamma == 0 => Drafted::default(),
@@ -46,7 +51,7 @@ impl<F: FnMut(Event)> Run<'_, F> {
         let (mut record, mut new, rest) = match result {
             Ok(done) => done,
             Err(broken) => {
-                self.pending = Some(drafted);
+                self.pending.push_front(drafted);
                 return Err(broken);
             }
         };
@@ -54,9 +59,7 @@ impl<F: FnMut(Event)> Run<'_, F> {
         record.draft_ms = drafted.ms;
         record.started_at = started_at;
         let accepted = record.accepted as usize;
-        // What the edge knows: the token after the accepted ones only if the edge drew it.
-        let own = matches!(record.outcome, "bonus" | "token");
-        self.edge_known = prefix + accepted + usize::from(own);
+        self.edge_known = prefix + accepted + usize::from(is_edges_own(record.outcome));
         let times = RoundTimes {
             draft_ms: drafted.ms,
             // The first round also waits for the prompt, which is no cost of drafting.
@@ -87,9 +90,23 @@ impl<F: FnMut(Event)> Run<'_, F> {
             branch: self.branch,
             open: false,
         });
-        let mut sent = Instant::now();
-        let mut uplink = link.send(epoch, &message);
+        let sent = Instant::now();
+        let uplink = link.send(epoch, &message);
         let first = self.verdict().await?;
+        self.resolve(epoch, drafted, first, sent, uplink).await
+    }
+
+    /// Finishes a round whose verdict brings a token.
+    pub(crate) async fn resolve(
+        &mut self,
+        epoch: u32,
+        drafted: &Drafted,
+        first: Received,
+        sent: Instant,
+        mut uplink: usize,
+    ) -> Result<(RoundRecord, Vec<TokenId>, TokenId), Broken> {
+        let Some(channel) = self.channel.as_ref() else { return Err(Broken::Lost) };
+        let (generation, link) = (channel.generation, channel.link().clone());
         let (mut downlink, arrived) = (first.bytes, first.at);
         let rtt_ms = ms(sent, arrived);
         let accepted = usize::from(first.verdict.accepted);
@@ -111,7 +128,7 @@ impl<F: FnMut(Event)> Run<'_, F> {
             }
             asked += 1;
             let more = More { generation, round: self.round, asked };
-            sent = Instant::now();
+            let sent = Instant::now();
             uplink += link.send(epoch, &ClientMessage::More(more));
             let next = self.verdict().await?;
             tracing::trace!("more samples took {} ms", ms(sent, next.at));
@@ -184,7 +201,7 @@ impl<F: FnMut(Event)> Run<'_, F> {
     }
 
     /// The verdict of the present round.
-    async fn verdict(&mut self) -> Result<Received, Broken> {
+    pub(crate) async fn verdict(&mut self) -> Result<Received, Broken> {
         let Some(channel) = self.channel.as_mut() else { return Err(Broken::Lost) };
         let before = self.tokens.len() as u32;
         loop {

@@ -110,6 +110,27 @@ impl DraftLength {
         }
     }
 
+    /// γ for the next draft when drafting goes on while verdicts are on their way.
+    ///
+    /// A branch of the text, from one correction to the next, has `1/(1 − α)` tokens on average and
+    /// `n = 1/(1 − α^γ)` drafts up to the one with the rejection. The first is waited for, the others
+    /// come one by one at the pace of the slower side, and the verdict of the last takes a round
+    /// trip: `γ·t_d + (n − 1)·max(γ·t_d, t_v) + R + t_v`.
+    #[must_use]
+    pub fn next_ahead(&self) -> usize {
+        if self.rounds == 0 {
+            return self.max.min(3);
+        }
+        let a = self.acceptance();
+        let cost = |gamma: usize| {
+            let g = gamma as f64;
+            let (draft, verify) = (g * self.draft_ms, self.verify.at(g));
+            let drafts = 1.0 / (1.0 - a.powi(gamma as i32));
+            draft + (drafts - 1.0) * draft.max(verify) + self.link_ms + verify
+        };
+        (1..=self.max).min_by(|&a, &b| cost(a).total_cmp(&cost(b))).unwrap_or(1)
+    }
+
     /// Records a finished round: `drafted` tokens of which `accepted` were accepted.
     pub fn record(&mut self, drafted: usize, accepted: usize, times: RoundTimes) {
         if drafted == 0 {
@@ -179,6 +200,22 @@ mod tests {
     fn a_hopeless_drafter_gets_the_shortest_draft() {
         let (ratio, found) = settle(0.05, 30.0, 1.0, |g| 60.0 + 20.0 * g);
         assert_eq!((ratio, found), (1.0, 1));
+    }
+
+    #[test]
+    fn ahead_drafts_are_short_when_drafting_is_slow_and_long_when_verifying_is() {
+        let settled = |t_d: f64, t_v: f64| {
+            let mut d = DraftLength::new(12);
+            for (drafted, accepted) in [(4, 4), (3, 2), (5, 3), (4, 2), (3, 3)].repeat(20) {
+                let (n, verify_ms) = (f64::from(drafted), t_v + 2.0 * f64::from(drafted));
+                let round_trip_ms = 20.0 + verify_ms;
+                let times = RoundTimes { draft_ms: t_d * n, round_trip_ms, verify_ms };
+                d.record(drafted as usize, accepted, times);
+            }
+            d.next_ahead()
+        };
+        assert_eq!(settled(100.0, 5.0), 1);
+        assert!(settled(1.0, 200.0) > 8);
     }
 
     #[test]
