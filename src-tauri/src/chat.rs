@@ -6,7 +6,7 @@ use crate::state::{ApiError, App};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tandem_device::store::{MESSAGE_LIMIT, Message, Preset, Stats, Status};
-use tandem_device::{Event, Finish, Gamma, Request, generate, new_seed};
+use tandem_device::{Ahead, Event, Finish, Gamma, Request, generate, new_seed};
 use tandem_inference::{ChatMessage, Role};
 use tandem_speculation::TokenId;
 use tauri::ipc::Channel;
@@ -152,6 +152,7 @@ pub(crate) async fn start(
             seed: new_seed(),
             mode: settings.mode,
             gamma: settings.gamma.map_or(Gamma::Auto, Gamma::Fixed),
+            ahead: Ahead::No,
             max_tokens: settings.max_tokens,
             when_edge_lost: settings.when_edge_lost,
             patience: PATIENCE,

@@ -175,7 +175,9 @@ async fn a_round_that_is_sent_again_gets_the_same_verdict() {
     assert_eq!((second.accepted, second.correction), (verdict.accepted, verdict.correction));
 
     // The next round's number and prefix must follow.
-    again.send(&draft(4, 7, n, &[], &[5], &[0.5])).await;
+    let ClientMessage::Draft(mut late) = draft(4, 7, n, &[], &[5], &[0.5]) else { unreachable!() };
+    late.branch = 1;
+    again.send(&ClientMessage::Draft(late)).await;
     assert!(again.failure().await.message.contains("cannot follow"));
     edge.stop().await;
 }

@@ -8,8 +8,8 @@ use std::process::ExitCode;
 use std::time::Duration;
 use tandem_device::store::{Conversation, Status, Store, default_path};
 use tandem_device::{
-    Ahead, Answer, Boxes, Drafter, EdgeAddress, Event, Finish, Gamma, Link, Mode, Request, RoundRecord,
-    Totals, WhenEdgeLost, generate, new_seed,
+    Ahead, Answer, Boxes, Drafter, EdgeAddress, Event, Finish, Gamma, Link, Mode, Request,
+    RoundRecord, Totals, WhenEdgeLost, generate, new_seed,
 };
 use tandem_inference::{ChatMessage, LoadOptions, Role, store::Store as ModelStore};
 use tandem_protocol::{CertificateId, Hello, PROTOCOL_VERSION};

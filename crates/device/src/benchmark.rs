@@ -3,7 +3,7 @@
 use crate::drafter::Drafter;
 use crate::generate::{Event, GenerateError, Request, generate};
 use crate::link::{Link, LinkState};
-use crate::record::{Finish, Gamma, Mode, Pair, RoundRecord, WhenEdgeLost};
+use crate::record::{Ahead, Finish, Gamma, Mode, Pair, RoundRecord, WhenEdgeLost};
 use crate::{new_session, now_ms};
 use serde::Serialize;
 use std::time::{Duration, Instant};
@@ -275,6 +275,7 @@ async fn answer(
         seed: 1,
         mode,
         gamma,
+        ahead: Ahead::No,
         max_tokens: plan.max_tokens,
         when_edge_lost: WhenEdgeLost::Stop,
         patience: PATIENCE,
