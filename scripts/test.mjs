@@ -47,7 +47,7 @@ const vitest = (output) => {
 const nodeTests = (output) => [sum(output, /^. pass (\d+)/gm), sum(output, /^. fail (\d+)/gm)];
 
 checkToolchain();
-await systemPackages(['libwebkit2gtk-4.1-dev', 'webkit2gtk-driver', 'xvfb', 'x11-utils']);
+await systemPackages(['libwebkit2gtk-4.1-dev', 'webkit2gtk-driver', 'xvfb']);
 await npmPackages();
 say('building (the first time takes some minutes)');
 await must('cargo', ['build', '--release', '--locked', '-p', 'tandem-cli', '-p', 'tandem-edge']);
@@ -61,13 +61,11 @@ for (const name of ['check', 'lint', 'test', 'build'].filter((name) => scripts[n
 await step('rust: clippy', 'cargo', [
   'clippy', '--release', '--locked', '--workspace', '--all-targets', '--', '-D', 'warnings',
 ]);
-await step('rust: licences and sources', 'node', ['scripts/check-deny.mjs']);
 await step('rust: tests', 'cargo', ['test', '--release', '--locked', '--no-fail-fast'], cargoTests);
 await step('app: build', 'cargo', ['build', '--release', '--locked', '-p', 'tandem-app']);
 const windows = readdirSync(path.join(root, 'tests', 'window'))
   .filter((name) => name.endsWith('.test.mjs'))
   .map((name) => path.join('tests', 'window', name));
 await step('app: window', 'node', ['--test', '--test-concurrency=1', ...windows], nodeTests);
-await step('npm start', 'node', ['--test', 'tests/start/start.test.mjs'], nodeTests);
 say(`${passed} passed, ${failed} failed`);
 process.exitCode = failed === 0 ? 0 : 1;
