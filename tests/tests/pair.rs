@@ -5,6 +5,9 @@ use tandem_device::{Ahead, Gamma, Mode};
 use tandem_speculation::Sampling;
 use tandem_tests::{DRAFTER, VERIFIER, answer, drafter, edge, link, model, request};
 
+/// One test at a time: times are measured here, and each computes on all cores.
+static ALONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
 const PROMPTS: [&str; 8] = [
     "Write a haiku about rain.",
     "Explain in three sentences why the sky is blue.",
@@ -18,6 +21,7 @@ const PROMPTS: [&str; 8] = [
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn greedy_answers_are_the_verifiers_own() {
+    let _alone = ALONE.lock().await;
     let verifier = model(VERIFIER);
     let drafter = drafter(DRAFTER).await;
     let edge = edge(&verifier, 0).await;
@@ -56,6 +60,7 @@ async fn greedy_answers_are_the_verifiers_own() {
 /// however it was cut, at every temperature; and at temperature 0 it is the verifier's own.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn drafting_ahead_gives_one_text_for_a_seed_and_the_verifiers_own_at_zero() {
+    let _alone = ALONE.lock().await;
     let verifier = model(VERIFIER);
     let drafter = drafter(DRAFTER).await;
     let edge = edge(&verifier, 0).await;
@@ -97,6 +102,7 @@ async fn drafting_ahead_gives_one_text_for_a_seed_and_the_verifiers_own_at_zero(
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sampled_answers_cost_few_bytes() {
+    let _alone = ALONE.lock().await;
     let verifier = model(VERIFIER);
     let drafter = drafter(DRAFTER).await;
     let edge = edge(&verifier, 0).await;
@@ -130,6 +136,7 @@ async fn sampled_answers_cost_few_bytes() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_edge_that_is_stopped_and_started_again_goes_on_with_the_same_text() {
+    let _alone = ALONE.lock().await;
     let verifier = model(VERIFIER);
     let drafter = drafter(DRAFTER).await;
     for (mode, sampling, ahead) in [
@@ -171,6 +178,7 @@ async fn an_edge_that_is_stopped_and_started_again_goes_on_with_the_same_text() 
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn models_of_two_families_are_refused_by_name() {
+    let _alone = ALONE.lock().await;
     let other = model(tandem_tests::OTHER);
     let drafter = drafter(DRAFTER).await;
     let edge = edge(&other, 0).await;

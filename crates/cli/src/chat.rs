@@ -133,7 +133,7 @@ async fn chat(args: Args) -> Result<ExitCode> {
     }
     let no_edge = args.edge.is_none() && args.use_box.is_none();
     if no_edge && matches!(args.mode, Mode::Dssd | Mode::Edge) {
-        bail!("--mode {} needs an edge: name a paired one with --box", args.mode.as_str());
+        bail!("--mode {} needs an edge: --box NAME or --edge URL", args.mode.as_str());
     }
     let path = match ModelStore::open_default()?.resolve(&args.drafter) {
         Ok(path) => path,
