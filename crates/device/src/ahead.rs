@@ -195,10 +195,8 @@ impl<F: FnMut(Event)> Run<'_, F> {
             };
             (record, front.drafted.ids.clone())
         } else {
-            let draft = front.drafted.clone();
-            let (at, bytes) = (front.at, front.bytes);
             let (mut record, mut new, last) =
-                self.resolve(epoch, &draft, received, at, bytes).await?;
+                self.resolve(epoch, &front.drafted, received, front.at, front.bytes).await?;
             new.push(last);
             // Void drafts were sent for nothing: they count as drafted and never tested.
             for void in flight.sent.iter().skip(1) {
