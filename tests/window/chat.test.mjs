@@ -183,5 +183,5 @@ test('a database from a newer version is explained in the window', { timeout: 12
   sql('DELETE FROM _sqlx_migrations WHERE version = 9999');
   await press('startup-again');
   await page.until('the composer', () => one(id('composer')), 30);
-  assert.ok((await count(id('conversation'))) >= 2);
+  await page.until('the conversations', async () => (await count(id('conversation'))) >= 2, 30);
 });

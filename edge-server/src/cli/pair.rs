@@ -1,8 +1,9 @@
 //! `tandem-edge pair`: shows a code, and waits until a device has used it.
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use qrcode::render::unicode::Dense1x2;
 use qrcode::{EcLevel, QrCode};
+use std::io::Write;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::Duration;
 use tandem_edge::{Identity, Outcome, Pairing, ServingNote, StateFolder};
@@ -78,7 +79,6 @@ fn newest(folder: &StateFolder) -> Result<String> {
     Ok(devices.into_iter().max_by_key(|d| d.paired_at).map_or("a device".into(), |d| d.name))
 }
 
-#[allow(clippy::print_stdout)]
 fn show(link: &PairingLink, serving: &ServingNote, minutes: u64) -> Result<()> {
     let text = link.to_string();
     let qr = QrCode::with_error_correction_level(&text, EcLevel::L)?;
@@ -86,13 +86,18 @@ fn show(link: &PairingLink, serving: &ServingNote, minutes: u64) -> Result<()> {
     let qr =
         qr.render::<Dense1x2>().dark_color(Dense1x2::Light).light_color(Dense1x2::Dark).build();
     let (host, port) = (&link.host, link.port);
-    println!("{qr}\n");
-    println!("Pair a device with {} ({}).", serving.name, serving.model);
-    println!("Scan the picture, or type in the app under Boxes, or as `tandem pair`:\n");
-    println!("  address  {host}:{port}");
-    println!("  code     {}", link.code);
-    println!("  link     {text}\n");
-    println!("The code can be used once, in the next {minutes} minutes. Ctrl-C takes it back.");
+    // One write, and a reader that is gone is an error, not a panic.
+    let page = format!(
+        "{qr}\n\n\
+         Pair a device with {} ({}).\n\
+         Scan the picture, or type in the app under Boxes, or as `tandem pair`:\n\n\
+         \x20 address  {host}:{port}\n\
+         \x20 code     {}\n\
+         \x20 link     {text}\n\n\
+         The code can be used once, in the next {minutes} minutes. Ctrl-C takes it back.\n",
+        serving.name, serving.model, link.code
+    );
+    std::io::stdout().write_all(page.as_bytes()).context("the code cannot be shown")?;
     if host_is_loopback(host) {
         eprintln!("note: this edge can be reached from this machine only");
     }
