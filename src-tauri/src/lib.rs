@@ -25,6 +25,8 @@ pub fn run() {
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     let app = tauri::Builder::default()
+        // For the file dialog of an import, opened from Rust: the window has no permission for it.
+        .plugin(tauri_plugin_dialog::init())
         .setup(|tauri| {
             let handle = tauri.handle().clone();
             let app = tauri::async_runtime::block_on(async {
@@ -32,9 +34,11 @@ pub fn run() {
                 store.recover().await?;
                 let kept = store.setting("settings").await?;
                 let settings = kept.and_then(|text| serde_json::from_str(&text).ok());
+                let choice = models::Choice::kept(store.setting(models::CHOICE).await?.as_deref());
                 let models = tandem_inference::store::Store::open_default()?;
                 let settings = settings.unwrap_or_default();
-                Ok::<_, Box<dyn std::error::Error>>(App::new(handle, store, models, settings))
+                let app = App::new(handle, store, models, settings, choice);
+                Ok::<_, Box<dyn std::error::Error>>(app)
             })?;
             let app = Arc::new(app);
             tauri.manage(Arc::clone(&app));
@@ -52,9 +56,15 @@ pub fn run() {
             commands::send_message,
             commands::generation_attach,
             commands::stop_generation,
-            commands::models_list,
-            commands::model_download,
-            commands::model_cancel,
+            models::models_list,
+            models::models_overview,
+            models::models_check,
+            models::models_choose,
+            models::model_download,
+            models::model_cancel,
+            models::model_discard,
+            models::model_delete,
+            models::model_import,
             commands::settings_get,
             commands::settings_set,
         ])

@@ -2,6 +2,7 @@
 
 use crate::api::{DrafterStatus, EdgeStatus, Settings, Status};
 use crate::edge::Bundled;
+use crate::models::Choice;
 use serde::Serialize;
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -10,12 +11,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tandem_device::store::Store;
 use tandem_device::{Drafter, Link, LinkState};
 use tandem_inference::LoadOptions;
-use tandem_inference::store::{Entry, State as FileState, Store as ModelStore, catalogue};
+use tandem_inference::store::Store as ModelStore;
 use tandem_protocol::{Hello, PROTOCOL_VERSION};
 use tauri::{AppHandle, Emitter, Manager};
 
 /// Tokens of a conversation at most.
-const CONTEXT: usize = 8192;
+pub(crate) const CONTEXT: usize = 8192;
 
 /// What a command rejects with.
 #[derive(Clone, Debug, Serialize)]
@@ -55,12 +56,8 @@ pub(crate) struct App {
     pub store: Store,
     pub models: ModelStore,
     pub settings: Mutex<Settings>,
+    choice: Mutex<Choice>,
     changing: Mutex<Changing>,
-}
-
-/// The model of a role that this device uses.
-pub(crate) fn model_of(role: &str) -> Option<&'static Entry> {
-    catalogue().iter().find(|e| e.role == role)
 }
 
 impl App {
@@ -69,9 +66,36 @@ impl App {
         store: Store,
         models: ModelStore,
         settings: Settings,
+        choice: Choice,
     ) -> Self {
-        let (settings, changing) = (Mutex::new(settings), Mutex::default());
-        Self { handle, store, models, settings, changing }
+        let (settings, choice) = (Mutex::new(settings), Mutex::new(choice));
+        Self { handle, store, models, settings, choice, changing: Mutex::default() }
+    }
+
+    /// The models that this device uses.
+    pub(crate) fn choice(&self) -> Choice {
+        self.choice.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Uses other models from now on, at once. Fails while an answer is being written.
+    pub(crate) async fn choose(&self, choice: Choice) -> Result<(), ApiError> {
+        {
+            let mut now = self.changing();
+            if !now.running.is_empty() {
+                let text = "an answer is still being written; stop it or wait for its end";
+                return Err(ApiError::new("busy", text));
+            }
+            let mut old = self.choice.lock().unwrap_or_else(PoisonError::into_inner);
+            if old.drafter != choice.drafter {
+                (now.drafter, now.drafter_problem) = (None, None);
+            }
+            // The link introduces the drafter to the edge, so it ends with either.
+            (now.link, now.bundled, now.edge_problem) = (None, None, None);
+            *old = choice;
+        }
+        self.tell_status();
+        self.wake().await;
+        Ok(())
     }
 
     pub(crate) fn changing(&self) -> MutexGuard<'_, Changing> {
@@ -122,7 +146,7 @@ impl App {
                 } else {
                     "missing"
                 },
-                model: model_of("drafter").map(|e| e.name.clone()),
+                model: Some(self.choice().drafter),
                 detail: now.drafter_problem.clone(),
             },
         };
@@ -134,20 +158,22 @@ impl App {
         let _ = self.handle.emit("status", self.status());
     }
 
-    fn ready(&self, role: &str) -> Option<PathBuf> {
-        let entry = model_of(role)?;
-        (self.models.state(entry) == FileState::Ready).then(|| self.models.path(entry))
-    }
-
     /// Loads and starts whatever is ready and not running yet. Called at the start and after each
     /// download.
     pub(crate) async fn wake(&self) {
-        self.wake_drafter().await;
-        self.wake_edge().await;
+        loop {
+            let choice = self.choice();
+            self.wake_drafter().await;
+            self.wake_edge().await;
+            if self.choice() == choice {
+                return;
+            }
+        }
     }
 
     async fn wake_drafter(&self) {
-        let Some(path) = self.ready("drafter") else { return };
+        let name = self.choice().drafter;
+        let Some(path) = crate::models::ready(&self.models, &name) else { return };
         {
             let mut now = self.changing();
             if now.loading || now.drafter.is_some() {
@@ -161,6 +187,8 @@ impl App {
             let mut now = self.changing();
             now.loading = false;
             match loaded {
+                // Another was chosen meanwhile.
+                _ if self.choice().drafter != name => {}
                 Ok(drafter) => now.drafter = Some(drafter),
                 Err(e) => now.drafter_problem = Some(e.to_string()),
             }
@@ -169,7 +197,8 @@ impl App {
     }
 
     async fn wake_edge(&self) {
-        let Some(path) = self.ready("verifier") else { return };
+        let choice = self.choice();
+        let Some(path) = crate::models::ready(&self.models, &choice.verifier) else { return };
         let Some(drafter) = self.changing().drafter.clone() else { return };
         {
             let mut now = self.changing();
@@ -188,6 +217,7 @@ impl App {
             let mut now = self.changing();
             now.edge_starting = false;
             match address {
+                _ if self.choice() != choice => None,
                 Ok(address) => {
                     let hello = Hello {
                         protocol: PROTOCOL_VERSION,

@@ -11,7 +11,7 @@ use tandem_device::{
     Answer, Drafter, EdgeAddress, Event, Finish, Gamma, Link, Mode, Request, RoundRecord, Totals,
     WhenEdgeLost, generate, new_seed,
 };
-use tandem_inference::{ChatMessage, LoadOptions, Role, store::Store as ModelStore};
+use tandem_inference::{ChatMessage, DeviceChoice, LoadOptions, Role, store::Store as ModelStore};
 use tandem_protocol::{Hello, PROTOCOL_VERSION};
 use tandem_speculation::{Sampling, TokenId};
 use tokio::sync::mpsc;
@@ -76,6 +76,9 @@ pub(crate) struct Args {
     /// Compute threads of the drafter; as many as the machine has when absent.
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
+    /// What computes the drafter: auto (a GPU if this build supports one and it is there), cpu or gpu.
+    #[arg(long, value_name = "WHAT", default_value = "auto")]
+    device: DeviceChoice,
 }
 
 /// What `--json` prints.
@@ -127,7 +130,7 @@ async fn chat(args: Args) -> Result<ExitCode> {
         Err(error) => bail!(error),
     };
     let store = Store::open(&args.db.clone().unwrap_or_else(default_path)).await?;
-    let options = LoadOptions { threads: args.threads };
+    let options = LoadOptions { threads: args.threads, device: args.device };
     let drafter = Drafter::load(path, options, args.context)
         .await
         .with_context(|| format!("cannot use the drafter {}", args.drafter))?;
