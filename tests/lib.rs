@@ -10,7 +10,6 @@ use tandem_device::{
 };
 use tandem_edge::{Config, Edge, Limits};
 use tandem_inference::{ChatMessage, LoadOptions, Model, Role, store::Store};
-use tandem_protocol::{Hello, PROTOCOL_VERSION};
 use tandem_speculation::Sampling;
 use tokio_util::sync::CancellationToken;
 
@@ -73,18 +72,6 @@ pub async fn edge(model: &Arc<Model>, port: u16) -> Edge {
     Edge::start(Arc::clone(model), config).await.expect("an edge")
 }
 
-/// What a drafter says first.
-#[must_use]
-pub fn hello(drafter: &Drafter) -> Hello {
-    Hello {
-        protocol: PROTOCOL_VERSION,
-        app_version: "test".into(),
-        drafter: drafter.model().info().name.clone(),
-        tokenizer: drafter.model().tokenizer().fingerprint(),
-        model: None,
-    }
-}
-
 /// A link to an edge.
 ///
 /// # Panics
@@ -92,7 +79,7 @@ pub fn hello(drafter: &Drafter) -> Hello {
 #[must_use]
 pub fn link(drafter: &Drafter, address: SocketAddr) -> Link {
     let address = address.to_string().parse().expect("an address");
-    Link::start(address, hello(drafter))
+    Link::start(address, drafter.hello())
 }
 
 /// A request for one question.

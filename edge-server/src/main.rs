@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tandem_edge::{Bound, Config, Limits};
-use tandem_inference::{LoadOptions, Model};
+use tandem_inference::{DeviceChoice, LoadOptions, Model};
 
 /// The edge of Tandem: a large model for the devices in your network.
 #[derive(Parser)]
@@ -69,6 +69,9 @@ struct Serve {
     /// Connections at most.
     #[arg(long, value_name = "N", default_value_t = 128)]
     max_connections: usize,
+    /// What computes: auto (a GPU if this build supports one and it is there), cpu or gpu.
+    #[arg(long, value_name = "WHAT", default_value = "auto")]
+    device: DeviceChoice,
     /// Compute threads; as many as the machine has when absent.
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
@@ -111,9 +114,9 @@ async fn serve(args: Serve) -> Result<()> {
     // Before the model is loaded, so that a wrong address is known at once.
     let bound = Bound::new(config).await?;
     let model = args.model;
-    let threads = args.threads;
+    let options = LoadOptions { threads: args.threads, device: args.device };
     let stop = stop_signal(args.exit_with_parent)?;
-    let loading = tokio::task::spawn_blocking(move || load(&model, threads));
+    let loading = tokio::task::spawn_blocking(move || load(&model, &options));
     tokio::pin!(stop);
     let model = tokio::select! {
         model = loading => model??,
@@ -141,10 +144,9 @@ fn machine() -> String {
     if name.is_empty() { "box".into() } else { name }
 }
 
-fn load(model: &str, threads: Option<usize>) -> Result<Model> {
+fn load(model: &str, options: &LoadOptions) -> Result<Model> {
     let path = tandem_inference::store::Store::open_default()?.resolve(model)?;
-    let options = LoadOptions { threads };
-    Model::load(&path, &options).with_context(|| format!("cannot serve {model}"))
+    Model::load(&path, options).with_context(|| format!("cannot serve {model}"))
 }
 
 /// Ends on Ctrl-C, SIGTERM, or (when asked for) the end of standard input.

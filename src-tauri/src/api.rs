@@ -3,7 +3,6 @@
 use serde::{Deserialize, Serialize};
 use tandem_device::store::{Message, Stats};
 use tandem_device::{Mode, WhenEdgeLost};
-use tandem_inference::store::{Entry, State as FileState};
 use tandem_protocol::MAX_DRAFT;
 use tandem_speculation::Sampling;
 
@@ -64,41 +63,6 @@ pub(crate) struct Sent {
 pub(crate) struct Attached {
     pub answer_message: Message,
     pub seq: u64,
-}
-
-#[derive(Clone, Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub(crate) struct ModelEntry {
-    pub name: String,
-    pub role: String,
-    pub file: String,
-    pub bytes: u64,
-    pub licence: String,
-    pub state: &'static str,
-    pub have_bytes: u64,
-    pub detail: Option<String>,
-}
-
-impl ModelEntry {
-    pub(crate) fn of(entry: &Entry, state: FileState, downloading: bool) -> Self {
-        let (state, have_bytes) = match state {
-            FileState::Ready => ("ready", entry.bytes),
-            FileState::Partial { bytes } if downloading => ("downloading", bytes),
-            FileState::Missing if downloading => ("downloading", 0),
-            FileState::Partial { bytes } => ("partial", bytes),
-            FileState::Missing => ("missing", 0),
-        };
-        Self {
-            name: entry.name.clone(),
-            role: entry.role.clone(),
-            file: entry.file.clone(),
-            bytes: entry.bytes,
-            licence: entry.licence.clone(),
-            state,
-            have_bytes,
-            detail: None,
-        }
-    }
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]

@@ -1,8 +1,8 @@
 //! The commands, one thin function each.
 
-use crate::api::{Attached, ChatEvent, ModelEntry, Sent, Settings, Status};
+use crate::api::{Attached, ChatEvent, Sent, Settings, Status};
+use crate::chat;
 use crate::state::{ApiError, App};
-use crate::{chat, models};
 use std::sync::{Arc, PoisonError};
 use tandem_device::store::Conversation;
 use tauri::State;
@@ -52,25 +52,6 @@ pub(crate) fn stop_generation(app: Shared<'_>, conversation_id: i64) {
     if let Some(running) = app.changing().running.get(&conversation_id) {
         running.cancel.cancel();
     }
-}
-
-#[tauri::command]
-pub(crate) fn models_list(app: Shared<'_>) -> Vec<ModelEntry> {
-    models::list(&app)
-}
-
-#[tauri::command]
-pub(crate) async fn model_download(
-    app: Shared<'_>,
-    name: String,
-    on_event: Channel<ModelEntry>,
-) -> Answer<()> {
-    models::download(Arc::clone(&app), name, on_event).await
-}
-
-#[tauri::command]
-pub(crate) fn model_cancel(app: Shared<'_>, name: String) {
-    models::cancel(&app, &name);
 }
 
 #[tauri::command]

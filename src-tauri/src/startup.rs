@@ -1,5 +1,6 @@
 //! Opens what the app needs. Where that fails the window says why, and can try again.
 
+use crate::models::{self, Choice};
 use crate::state::App;
 use std::sync::{Arc, Mutex, PoisonError};
 use tandem_device::store::{Store, default_path};
@@ -41,12 +42,13 @@ async fn try_open(handle: &AppHandle) -> Result<App, Box<dyn std::error::Error +
     store.purge(0).await?;
     let kept = store.setting("settings").await?;
     let settings = kept.and_then(|text| serde_json::from_str(&text).ok());
-    let models = tandem_inference::store::Store::open_default()?;
+    let choice = Choice::kept(store.setting(models::CHOICE).await?.as_deref());
+    let files = tandem_inference::store::Store::open_default()?;
     let active = match crate::boxes::last_used(&store).await {
         Some(active) => active,
         None => store.one_box(1).await?.into(),
     };
-    Ok(App::new(handle.clone(), store, models, settings.unwrap_or_default(), active))
+    Ok(App::new(handle.clone(), store, files, settings.unwrap_or_default(), active, choice))
 }
 
 /// Why the app is not there; with `again` it tries once more.

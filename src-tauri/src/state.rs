@@ -3,21 +3,20 @@
 use crate::api::{DrafterStatus, EdgeStatus, Settings, Status};
 use crate::boxes::Active;
 use crate::edge::Bundled;
+use crate::models::Choice;
 use serde::Serialize;
 use std::collections::HashMap;
-use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tandem_device::store::{Store, default_path};
 use tandem_device::{Boxes, Drafter, EdgeAddress, Link, LinkState, Refusal};
 use tandem_inference::LoadOptions;
-use tandem_inference::store::{Entry, State as FileState, Store as ModelStore, catalogue};
-use tandem_protocol::{Hello, PROTOCOL_VERSION};
+use tandem_inference::store::Store as ModelStore;
 use tauri::{AppHandle, Emitter, Manager};
 use tokio_util::sync::CancellationToken;
 
 /// Tokens of a conversation at most.
-const CONTEXT: usize = 8192;
+pub(crate) const CONTEXT: usize = 8192;
 
 /// What a command rejects with.
 #[derive(Clone, Debug, Serialize)]
@@ -63,12 +62,8 @@ pub(crate) struct App {
     pub boxes: Boxes,
     pub models: ModelStore,
     pub settings: Mutex<Settings>,
+    choice: Mutex<Choice>,
     changing: Mutex<Changing>,
-}
-
-/// The model of a role that this device uses.
-pub(crate) fn model_of(role: &str) -> Option<&'static Entry> {
-    catalogue().iter().find(|e| e.role == role)
 }
 
 impl App {
@@ -78,10 +73,38 @@ impl App {
         models: ModelStore,
         settings: Settings,
         active: Active,
+        choice: Choice,
     ) -> Self {
         let boxes = Boxes::new(store.clone(), &default_path());
         let changing = Mutex::new(Changing { active, ..Changing::default() });
-        Self { handle, store, boxes, models, settings: Mutex::new(settings), changing }
+        let (settings, choice) = (Mutex::new(settings), Mutex::new(choice));
+        Self { handle, store, boxes, models, settings, choice, changing }
+    }
+
+    /// The models that this device uses.
+    pub(crate) fn choice(&self) -> Choice {
+        self.choice.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Uses other models from now on, at once. Fails while an answer is being written.
+    pub(crate) async fn choose(&self, choice: Choice) -> Result<(), ApiError> {
+        {
+            let mut now = self.changing();
+            if !now.running.is_empty() || now.benchmark.is_some() {
+                let text = "an answer is still being written; stop it or wait for its end";
+                return Err(ApiError::new("busy", text));
+            }
+            let mut old = self.choice.lock().unwrap_or_else(PoisonError::into_inner);
+            if old.drafter != choice.drafter {
+                (now.drafter, now.drafter_problem) = (None, None);
+            }
+            // The link introduces the drafter to the edge, so it ends with either.
+            (now.link, now.bundled, now.edge_problem) = (None, None, None);
+            *old = choice;
+        }
+        self.tell_status();
+        self.wake().await;
+        Ok(())
     }
 
     pub(crate) fn changing(&self) -> MutexGuard<'_, Changing> {
@@ -139,7 +162,7 @@ impl App {
                 } else {
                     "missing"
                 },
-                model: model_of("drafter").map(|e| e.name.clone()),
+                model: Some(self.choice().drafter),
                 detail: now.drafter_problem.clone(),
             },
         };
@@ -151,20 +174,22 @@ impl App {
         let _ = self.handle.emit("status", self.status());
     }
 
-    fn ready(&self, role: &str) -> Option<PathBuf> {
-        let entry = model_of(role)?;
-        (self.models.state(entry) == FileState::Ready).then(|| self.models.path(entry))
-    }
-
     /// Loads and starts whatever is ready and not running yet. Called at the start and after each
     /// download.
     pub(crate) async fn wake(&self) {
-        self.wake_drafter().await;
-        self.wake_edge().await;
+        loop {
+            let choice = self.choice();
+            self.wake_drafter().await;
+            self.wake_edge().await;
+            if self.choice() == choice {
+                return;
+            }
+        }
     }
 
     async fn wake_drafter(&self) {
-        let Some(path) = self.ready("drafter") else { return };
+        let name = self.choice().drafter;
+        let Some(path) = crate::models::ready(&self.models, &name) else { return };
         {
             let mut now = self.changing();
             if now.loading || now.drafter.is_some() {
@@ -178,6 +203,8 @@ impl App {
             let mut now = self.changing();
             now.loading = false;
             match loaded {
+                // Another was chosen meanwhile.
+                _ if self.choice().drafter != name => {}
                 Ok(drafter) => now.drafter = Some(drafter),
                 Err(e) => now.drafter_problem = Some(e.to_string()),
             }
@@ -191,7 +218,8 @@ impl App {
         if !active.bundled {
             return self.wake_paired(&active, &drafter).await;
         }
-        let Some(path) = self.ready("verifier") else { return };
+        let choice = self.choice();
+        let Some(path) = crate::models::ready(&self.models, &choice.verifier) else { return };
         {
             let mut now = self.changing();
             if now.edge_starting || now.bundled.is_some() {
@@ -208,8 +236,8 @@ impl App {
         let wanted = {
             let mut now = self.changing();
             now.edge_starting = false;
-            // Another box may have been chosen meanwhile.
-            let wanted = now.active.bundled;
+            // Another box or other models may have been chosen meanwhile.
+            let wanted = now.active.bundled && self.choice() == choice;
             if wanted {
                 now.bundled = started.ok().map(Arc::new);
             }
@@ -246,16 +274,9 @@ impl App {
                 return;
             }
         };
-        let hello = Hello {
-            protocol: PROTOCOL_VERSION,
-            app_version: env!("CARGO_PKG_VERSION").into(),
-            drafter: drafter.model().info().name.clone(),
-            tokenizer: drafter.model().tokenizer().fingerprint(),
-            model: None,
-        };
         // The link's task belongs to the runtime, whoever calls this.
         let _runtime = tauri::async_runtime::handle().inner().enter();
-        let link = Link::start(address, hello);
+        let link = Link::start(address, drafter.hello());
         let mut state = link.state();
         now.link = Some(link);
         drop(now);

@@ -7,8 +7,7 @@ use tandem_device::store::{Store, default_path};
 use tandem_device::{
     Benchmark, BenchmarkError, Drafter, EdgeAddress, Link, PROMPTS, Plan, Progress, benchmark,
 };
-use tandem_inference::{LoadOptions, store::Store as ModelStore};
-use tandem_protocol::{Hello, PROTOCOL_VERSION};
+use tandem_inference::{DeviceChoice, LoadOptions, store::Store as ModelStore};
 use tokio_util::sync::CancellationToken;
 
 #[derive(clap::Args)]
@@ -37,6 +36,9 @@ pub(crate) struct Args {
     /// Compute threads of the drafter; as many as the machine has when absent.
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
+    /// What computes the drafter: auto (a GPU if this build supports one and it is there), cpu or gpu.
+    #[arg(long, value_name = "WHAT", default_value = "auto")]
+    device: DeviceChoice,
 }
 
 pub(crate) fn run(args: Args) -> Result<ExitCode> {
@@ -55,19 +57,12 @@ async fn bench(args: Args) -> Result<ExitCode> {
     }
     let path = ModelStore::open_default()?.resolve(&args.drafter).map_err(anyhow::Error::msg)?;
     let store = Store::open(&args.db.clone().unwrap_or_else(default_path)).await?;
-    let options = LoadOptions { threads: args.threads };
+    let options = LoadOptions { threads: args.threads, device: args.device };
     let drafter = Drafter::load(path, options, 4096)
         .await
         .with_context(|| format!("cannot use the drafter {}", args.drafter))?;
     let link = args.edge.map(|edge| {
-        let hello = Hello {
-            protocol: PROTOCOL_VERSION,
-            app_version: env!("CARGO_PKG_VERSION").into(),
-            drafter: drafter.model().info().name.clone(),
-            tokenizer: drafter.model().tokenizer().fingerprint(),
-            model: None,
-        };
-        Link::start(edge.with_token(args.token), hello)
+        Link::start(edge.with_token(args.token), drafter.hello())
     });
     let cancel = CancellationToken::new();
     let stop = cancel.clone();

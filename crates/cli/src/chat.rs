@@ -11,8 +11,8 @@ use tandem_device::{
     Ahead, Answer, Boxes, Drafter, EdgeAddress, Event, Finish, Gamma, Link, Mode, Request,
     RoundRecord, Totals, WhenEdgeLost, generate, new_seed,
 };
-use tandem_inference::{ChatMessage, LoadOptions, Role, store::Store as ModelStore};
-use tandem_protocol::{CertificateId, Hello, PROTOCOL_VERSION};
+use tandem_inference::{ChatMessage, DeviceChoice, LoadOptions, Role, store::Store as ModelStore};
+use tandem_protocol::CertificateId;
 use tandem_speculation::{Sampling, TokenId};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -88,6 +88,9 @@ pub(crate) struct Args {
     /// Compute threads of the drafter; as many as the machine has when absent.
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
+    /// What computes the drafter: auto (a GPU if this build supports one and it is there), cpu or gpu.
+    #[arg(long, value_name = "WHAT", default_value = "auto")]
+    device: DeviceChoice,
 }
 
 /// What `--json` prints.
@@ -142,20 +145,12 @@ async fn chat(args: Args) -> Result<ExitCode> {
     let database = args.db.clone().unwrap_or_else(default_path);
     let store = Store::open(&database).await?;
     let address = edge_of(&args, &store, &database).await?;
-    let options = LoadOptions { threads: args.threads };
+    let options = LoadOptions { threads: args.threads, device: args.device };
     let drafter = Drafter::load(path, options, args.context)
         .await
         .with_context(|| format!("cannot use the drafter {}", args.drafter))?;
     let link = address.filter(|_| args.mode != Mode::Device).map(|address| {
-        let info = drafter.model().info();
-        let hello = Hello {
-            protocol: PROTOCOL_VERSION,
-            app_version: env!("CARGO_PKG_VERSION").into(),
-            drafter: info.name.clone(),
-            tokenizer: drafter.model().tokenizer().fingerprint(),
-            model: None,
-        };
-        Link::start(address, hello)
+        Link::start(address, drafter.hello())
     });
     if let Some(link) = &link {
         match link.connected(FIRST_CONNECTION).await {

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 use tandem_inference::{KvCache, LoadOptions, Model, Segment, Wanted};
-use tandem_protocol::SessionId;
+use tandem_protocol::{Hello, PROTOCOL_VERSION, SessionId};
 use tandem_speculation::{
     Distribution, ProcessError, Purpose, Randomness, Sampling, TokenId, process,
 };
@@ -118,6 +118,18 @@ impl Drafter {
     #[must_use]
     pub fn model(&self) -> &Arc<Model> {
         &self.model
+    }
+
+    /// How a link introduces this device to an edge; any model of the edge will do.
+    #[must_use]
+    pub fn hello(&self) -> Hello {
+        Hello {
+            protocol: PROTOCOL_VERSION,
+            app_version: env!("CARGO_PKG_VERSION").into(),
+            drafter: self.model().info().name.clone(),
+            tokenizer: self.model().tokenizer().fingerprint(),
+            model: None,
+        }
     }
 
     /// Tokens of a conversation at most.

@@ -1,44 +1,119 @@
 //! The state of one sequence.
 
 use crate::Error;
+use candle_core::{DType, Device, Result as TensorResult, Tensor};
+
+/// Tokens that a cache in device memory has room for at first.
+const FIRST_ROOM: usize = 512;
 
 /// Keys and values of the tokens of one sequence, for one model.
 ///
-/// Room for the whole capacity is reserved at once, as zero pages that the system provides when
-/// they are first written: an unused cache takes no memory.
+/// For the CPU kernels room for the whole capacity is reserved at once, as zero pages that the
+/// system provides when they are first written: an unused cache takes no memory. A device has no
+/// such pages, so its memory is taken in steps that double.
 #[derive(Debug)]
 pub struct KvCache {
     len: usize,
-    /// Most tokens that were ever in the cache: what the system has provided.
+    /// Tokens that memory was really taken for.
     peak: usize,
     capacity: usize,
     bytes_per_token: usize,
     /// Which model's weights made the content.
     pub(crate) model: usize,
-    pub(crate) layers: Vec<LayerCache>,
+    pub(crate) layers: Layers,
+}
+
+/// Where keys and values are.
+#[derive(Debug)]
+pub(crate) enum Layers {
+    /// Main memory, for the CPU kernels.
+    Host(Vec<HostLayer>),
+    /// Tensors of the second backend, on its device.
+    Device(DeviceLayers),
 }
 
 /// One layer's part: `capacity × kv_heads × head_width` each.
 #[derive(Debug)]
-pub(crate) struct LayerCache {
+pub(crate) struct HostLayer {
     pub keys: Vec<f32>,
     pub values: Vec<f32>,
 }
 
+/// All layers' keys and values: `kv_heads × room × head_width` each.
+#[derive(Debug)]
+pub(crate) struct DeviceLayers {
+    pub keys: Vec<Tensor>,
+    pub values: Vec<Tensor>,
+    shape: [usize; 2],
+    room: usize,
+    device: Device,
+}
+
+impl DeviceLayers {
+    pub(crate) fn new(layers: usize, kv_heads: usize, head_width: usize, device: &Device) -> Self {
+        let empty = Vec::with_capacity(layers);
+        let shape = [kv_heads, head_width];
+        Self { keys: empty.clone(), values: empty, shape, room: 0, device: device.clone() }
+    }
+
+    /// Makes room for `tokens` of at most `capacity`; nothing changes when that fails.
+    fn reserve(&mut self, layers: usize, tokens: usize, capacity: usize) -> TensorResult<()> {
+        if tokens <= self.room {
+            return Ok(());
+        }
+        let room = tokens.max(self.room * 2).max(FIRST_ROOM).min(capacity);
+        let [kv_heads, head_width] = self.shape;
+        let larger = |old: &[Tensor]| -> TensorResult<Vec<Tensor>> {
+            let grow = |layer: usize| {
+                let new = Tensor::zeros((kv_heads, room, head_width), DType::F32, &self.device)?;
+                if let Some(old) = old.get(layer) {
+                    new.slice_set(old, 1, 0)?;
+                }
+                Ok(new)
+            };
+            (0..layers).map(grow).collect()
+        };
+        let keys = larger(&self.keys)?;
+        self.values = larger(&self.values)?;
+        self.keys = keys;
+        self.room = room;
+        Ok(())
+    }
+
+    /// Writes the keys and values (`kv_heads × n × head_width`) of one layer's tokens from `at` on.
+    pub(crate) fn write(
+        &self,
+        layer: usize,
+        k: &Tensor,
+        v: &Tensor,
+        at: usize,
+    ) -> TensorResult<()> {
+        self.keys[layer].slice_set(k, 1, at)?;
+        self.values[layer].slice_set(v, 1, at)
+    }
+}
+
 impl KvCache {
-    pub(crate) fn new(model: usize, layers: usize, kv_width: usize, capacity: usize) -> Self {
-        let layer = || LayerCache {
+    /// For the CPU kernels.
+    pub(crate) fn host(model: usize, layers: usize, kv_width: usize, capacity: usize) -> Self {
+        let layer = || HostLayer {
             keys: vec![0.0; capacity * kv_width],
             values: vec![0.0; capacity * kv_width],
         };
-        Self {
-            len: 0,
-            peak: 0,
-            capacity,
-            bytes_per_token: layers * kv_width * 2 * size_of::<f32>(),
-            model,
-            layers: (0..layers).map(|_| layer()).collect(),
-        }
+        let bytes_per_token = layers * kv_width * 2 * size_of::<f32>();
+        let layers = Layers::Host((0..layers).map(|_| layer()).collect());
+        Self { len: 0, peak: 0, capacity, bytes_per_token, model, layers }
+    }
+
+    /// In the memory of a device.
+    pub(crate) fn device(
+        model: usize,
+        layers: DeviceLayers,
+        bytes_per_token: usize,
+        capacity: usize,
+    ) -> Self {
+        let layers = Layers::Device(layers);
+        Self { len: 0, peak: 0, capacity, bytes_per_token, model, layers }
     }
 
     /// Tokens in the cache.
@@ -76,6 +151,15 @@ impl KvCache {
         let wanted = self.len + more;
         if wanted > self.capacity {
             return Err(Error::ContextFull { wanted, capacity: self.capacity });
+        }
+        Ok(())
+    }
+
+    /// Takes device memory for `more` tokens of a model with `layers` layers. The room was checked.
+    pub(crate) fn reserve(&mut self, layers: usize, more: usize) -> TensorResult<()> {
+        if let Layers::Device(device) = &mut self.layers {
+            device.reserve(layers, self.len + more, self.capacity)?;
+            self.peak = device.room;
         }
         Ok(())
     }

@@ -1,15 +1,13 @@
 //! The forward pass on the CPU kernels.
 
-use crate::cache::KvCache;
+use crate::cache::{KvCache, Layers};
 use crate::gguf::{Gguf, Shape};
 use crate::kernels::{Activations, Attention, Isa, Matrix, attend, matmul};
-use crate::{Error, Logits, Segment, Wanted};
+use crate::model::{Part, passes};
+use crate::{Error, Logits, Segment};
 use rayon::prelude::*;
 
-/// Rows computed together at most: bounds the memory of a long prompt's activations.
-const MAX_ROWS: usize = 256;
-
-/// Weights of a Qwen2 or Llama model, in the file's own quantisation.
+/// Weights of a model, in the file's own quantisation.
 pub(crate) struct CpuModel {
     isa: Isa,
     shape: Shape,
@@ -29,6 +27,8 @@ struct Layer {
     q: Linear,
     k: Linear,
     v: Linear,
+    /// Norms of each head of queries and keys, where the family has them.
+    head_norms: Option<[Vec<f32>; 2]>,
     attention_output: Linear,
     feed_forward_norm: Vec<f32>,
     gate: Linear,
@@ -65,13 +65,6 @@ impl Linear {
     }
 }
 
-/// New tokens of one sequence within one pass over at most [`MAX_ROWS`] rows.
-struct Part {
-    segment: usize,
-    from: usize,
-    to: usize,
-}
-
 impl CpuModel {
     pub(crate) fn load(
         file: &Gguf,
@@ -80,7 +73,7 @@ impl CpuModel {
         threads: Option<usize>,
     ) -> Result<Self, Error> {
         let (width, q_width) = (shape.width, shape.heads * shape.head_width);
-        let kv_width = shape.kv_heads * shape.head_width;
+        let kv_width = shape.kv_width();
         let layer = |i: usize| -> Result<Layer, Error> {
             let name = |part: &str| format!("blk.{i}.{part}");
             let linear = |part: &str, rows, cols| Linear::load(file, &name(part), rows, cols);
@@ -89,6 +82,12 @@ impl CpuModel {
                 q: linear("attn_q", q_width, width)?,
                 k: linear("attn_k", kv_width, width)?,
                 v: linear("attn_v", kv_width, width)?,
+                head_norms: if shape.head_norms {
+                    let norm = |part| file.vector(&name(part), shape.head_width);
+                    Some([norm("attn_q_norm.weight")?, norm("attn_k_norm.weight")?])
+                } else {
+                    None
+                },
                 attention_output: linear("attn_output", width, q_width)?,
                 feed_forward_norm: file.vector(&name("ffn_norm.weight"), width)?,
                 gate: linear("ffn_gate", shape.feed_forward, width)?,
@@ -96,16 +95,6 @@ impl CpuModel {
                 down: linear("ffn_down", width, shape.feed_forward)?,
             })
         };
-        let half = shape.head_width / 2;
-        let mut frequencies: Vec<f32> =
-            (0..half).map(|i| 1.0 / shape.rope_base.powf(i as f32 / half as f32)).collect();
-        if file.has("rope_freqs.weight") {
-            // Llama 3.1 and later stretch the slow frequencies.
-            for (f, stretch) in frequencies.iter_mut().zip(file.vector("rope_freqs.weight", half)?)
-            {
-                *f /= stretch;
-            }
-        }
         let output = if file.has("output.weight") {
             Some(file.matrix("output.weight", vocab, width, true)?)
         } else {
@@ -123,7 +112,7 @@ impl CpuModel {
             layers: (0..shape.layers).map(layer).collect::<Result<_, _>>()?,
             output_norm: file.vector("output_norm.weight", width)?,
             output,
-            frequencies,
+            frequencies: file.frequencies(&shape)?,
             threads,
             shape,
         })
@@ -134,39 +123,14 @@ impl CpuModel {
     }
 
     pub(crate) fn new_cache(&self, model: usize, capacity: usize) -> KvCache {
-        KvCache::new(model, self.shape.layers, self.kv_width(), capacity)
-    }
-
-    pub(crate) fn cache_bytes_per_token(&self) -> usize {
-        self.shape.layers * self.kv_width() * 2 * size_of::<f32>()
-    }
-
-    fn kv_width(&self) -> usize {
-        self.shape.kv_heads * self.shape.head_width
+        KvCache::host(model, self.shape.layers, self.shape.kv_width(), capacity)
     }
 
     /// The segments were checked: ids in the vocabulary, room in the caches.
     pub(crate) fn forward(&self, segments: &mut [Segment<'_>]) -> Logits {
         self.threads.install(|| {
             let mut values = Vec::new();
-            let mut parts: Vec<Part> = Vec::new();
-            let mut rows = 0;
-            for segment in 0..segments.len() {
-                let tokens = segments[segment].tokens.len();
-                let mut from = 0;
-                while from < tokens {
-                    let to = tokens.min(from + MAX_ROWS - rows);
-                    parts.push(Part { segment, from, to });
-                    rows += to - from;
-                    from = to;
-                    if rows == MAX_ROWS {
-                        self.pass(segments, &parts, &mut values);
-                        parts.clear();
-                        rows = 0;
-                    }
-                }
-            }
-            if !parts.is_empty() {
+            for parts in passes(segments) {
                 self.pass(segments, &parts, &mut values);
             }
             Logits::new(values, self.vocab)
@@ -177,7 +141,7 @@ impl CpuModel {
     fn pass(&self, segments: &mut [Segment<'_>], parts: &[Part], values: &mut Vec<f32>) {
         let shape = &self.shape;
         let width = shape.width;
-        let rows: usize = parts.iter().map(|p| p.to - p.from).sum();
+        let rows: usize = parts.iter().map(Part::rows).sum();
         let scratch = &mut Vec::new();
 
         let mut x = vec![0.0; rows * width];
@@ -199,6 +163,10 @@ impl CpuModel {
             let mut q = layer.q.forward(self.isa, &normed, scratch);
             let mut k = layer.k.forward(self.isa, &normed, scratch);
             let v = layer.v.forward(self.isa, &normed, scratch);
+            if let Some([q_norm, k_norm]) = &layer.head_norms {
+                q = self.norm(&q, q_norm);
+                k = self.norm(&k, k_norm);
+            }
             self.rotate(&mut q, shape.heads, &rotation);
             self.rotate(&mut k, shape.kv_heads, &rotation);
             let mut attended = normed.into_values();
@@ -219,13 +187,9 @@ impl CpuModel {
         let mut row = 0;
         for part in parts {
             let segment = &mut segments[part.segment];
-            let rows = part.to - part.from;
+            let rows = part.rows();
             segment.cache.advance(rows);
-            let first = match segment.logits {
-                Wanted::All => 0,
-                Wanted::Last if part.to == segment.tokens.len() => rows - 1,
-                Wanted::None | Wanted::Last => rows,
-            };
+            let first = part.first_wanted(segment);
             wanted.extend_from_slice(&x[(row + first) * width..(row + rows) * width]);
             row += rows;
         }
@@ -249,15 +213,18 @@ impl CpuModel {
         out: &mut [f32],
     ) {
         let shape = &self.shape;
-        let (q_width, kv_width) = (shape.heads * shape.head_width, self.kv_width());
+        let (q_width, kv_width) = (shape.heads * shape.head_width, shape.kv_width());
         let attention =
             Attention { heads: shape.heads, kv_heads: shape.kv_heads, width: shape.head_width };
         let mut row = 0;
         for part in parts {
-            let rows = part.to - part.from;
+            let rows = part.rows();
             let cache = &mut segments[part.segment].cache;
             let past = cache.len();
-            let kv = &mut cache.layers[layer];
+            let Layers::Host(layers) = &mut cache.layers else {
+                unreachable!("a model takes only caches that it made");
+            };
+            let kv = &mut layers[layer];
             let (new, at) = (row * kv_width..(row + rows) * kv_width, past * kv_width);
             kv.keys[at..at + rows * kv_width].copy_from_slice(&k[new.clone()]);
             kv.values[at..at + rows * kv_width].copy_from_slice(&v[new]);

@@ -35,6 +35,12 @@ pub enum Error {
         /// What would work.
         supported: &'static str,
     },
+    /// A GPU was asked for.
+    #[error("there is no GPU to compute on: {reason}; or choose the CPU")]
+    NoGpu {
+        /// What is missing.
+        reason: String,
+    },
     /// Text that cannot be encoded, a chat template that fails.
     #[error("tokenizer: {0}")]
     Tokenizer(String),

@@ -2,15 +2,21 @@
 
 use crate::Error;
 use crate::kernels::{Kind, Matrix};
+use candle_core::Device;
 use candle_core::quantized::gguf_file::{Content, TensorInfo, Value};
+use candle_core::quantized::{GgmlDType, QTensor};
 use std::cell::RefCell;
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::{BufReader, Read, Seek, SeekFrom};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 /// Model families that are built in.
-const SUPPORTED: &str = "qwen2, llama";
+const SUPPORTED: &str = "qwen2, qwen3, llama";
+
+/// What each frequency of the rotation is divided by; only in files that need it.
+const ROPE_FACTORS: &str = "rope_freqs.weight";
 
 /// An opened file.
 pub(crate) struct Gguf {
@@ -32,12 +38,46 @@ pub(crate) struct Shape {
     pub head_width: usize,
     pub max_context: usize,
     pub rope_base: f32,
-    /// Rotated pairs are neighbours (`llama`) or half a head apart (`qwen2`).
+    /// Rotated pairs are neighbours (`llama`) or half a head apart (`qwen2`, `qwen3`).
     pub rope_neighbours: bool,
+    /// Queries and keys are normed head by head before they are rotated (`qwen3`).
+    pub head_norms: bool,
     pub epsilon: f32,
 }
 
+/// Llama 3 files call their way of splitting text `llama-bpe`; the tokenizer library knows it as
+/// `llama3`. It takes a word that is in the vocabulary whole, whatever the merges say.
+fn name_pre_tokenizer(content: &mut Content) {
+    const KEY: &str = "tokenizer.ggml.pre";
+    if let Some(Value::String(pre)) = content.metadata.get(KEY)
+        && ["llama-bpe", "llama-v3", "llama3"].contains(&pre.as_str())
+    {
+        content.metadata.insert(KEY.into(), Value::String("llama3".into()));
+        content.metadata.insert("tokenizer.ggml.ignore_merges".into(), Value::Bool(true));
+    }
+}
+
+impl Shape {
+    /// Values of one token's keys in one layer.
+    pub(crate) fn kv_width(&self) -> usize {
+        self.kv_heads * self.head_width
+    }
+
+    /// Bytes of KV cache that one token takes.
+    pub(crate) fn cache_bytes_per_token(&self) -> usize {
+        self.layers * self.kv_width() * 2 * size_of::<f32>()
+    }
+}
+
 impl Gguf {
+    /// The open file, with a lock on it for as long as it is held: others see that it is in use.
+    pub(crate) fn into_lock(self) -> File {
+        let file = self.file.into_inner();
+        // Where a file system has no locks nobody sees it.
+        let _ = file.try_lock_shared();
+        file
+    }
+
     /// Reads the header.
     pub(crate) fn open(path: &Path) -> Result<Self, Error> {
         let read = |source| Error::Read { path: path.to_owned(), source };
@@ -54,7 +94,8 @@ impl Gguf {
         // divide by zero: that must not take the process down.
         let parsed = catch_unwind(AssertUnwindSafe(|| Content::read(&mut reader)));
         let reason = match parsed {
-            Ok(Ok(content)) => {
+            Ok(Ok(mut content)) => {
+                name_pre_tokenizer(&mut content);
                 return Ok(Self {
                     content,
                     path: path.to_owned(),
@@ -99,9 +140,10 @@ impl Gguf {
     /// The hyperparameters, each within sane bounds.
     pub(crate) fn shape(&self) -> Result<Shape, Error> {
         let architecture = self.text("general.architecture").unwrap_or("unknown").to_owned();
-        let rope_neighbours = match architecture.as_str() {
-            "qwen2" => false,
-            "llama" => true,
+        let (rope_neighbours, head_norms) = match architecture.as_str() {
+            "qwen2" => (false, false),
+            "qwen3" => (false, true),
+            "llama" => (true, false),
             _ => {
                 return Err(Error::Architecture {
                     path: self.path.clone(),
@@ -129,7 +171,8 @@ impl Gguf {
             }
         };
         let scaling = self.text(&format!("{architecture}.rope.scaling.type")).unwrap_or("none");
-        if scaling != "none" {
+        // Llama 3.1 and later carry their scaling as a tensor of factors, whatever they call it.
+        if scaling != "none" && !(scaling == "llama3" && self.has(ROPE_FACTORS)) {
             return Err(self.bad(format!("its RoPE scaling `{scaling}` is not supported")));
         }
         let width = number("embedding_length", 32, 1 << 15)?;
@@ -156,7 +199,12 @@ impl Gguf {
             kv_heads,
             head_width,
             rope_neighbours,
+            head_norms,
         };
+        let rotated = self.number(&format!("{}.rope.dimension_count", shape.architecture));
+        if rotated.is_some_and(|n| n != head_width as u64) {
+            return Err(self.bad("it rotates only a part of each head, which is not supported"));
+        }
         let fits = |n: usize| n.is_multiple_of(32);
         if !heads.is_multiple_of(kv_heads)
             || !head_width.is_multiple_of(8)
@@ -168,6 +216,64 @@ impl Gguf {
             return Err(self.bad(format!("its sizes do not fit together: {shape:?}")));
         }
         Ok(shape)
+    }
+
+    /// The angle by which each pair of a head turns from one position to the next.
+    pub(crate) fn frequencies(&self, shape: &Shape) -> Result<Vec<f32>, Error> {
+        let half = shape.head_width / 2;
+        let base = |i| 1.0 / shape.rope_base.powf(i as f32 / half as f32);
+        let mut frequencies: Vec<f32> = (0..half).map(base).collect();
+        if self.has(ROPE_FACTORS) {
+            for (frequency, factor) in frequencies.iter_mut().zip(self.vector(ROPE_FACTORS, half)?)
+            {
+                *frequency /= factor;
+            }
+        }
+        if frequencies.iter().any(|f| !f.is_finite()) {
+            return Err(self.bad(format!("{ROPE_FACTORS} holds values that make no sense")));
+        }
+        Ok(frequencies)
+    }
+
+    /// Checks that what a family needs is there and that the file holds all of it. Returns the
+    /// number of weights and the format that most of them are in.
+    pub(crate) fn check_tensors(&self, shape: &Shape) -> Result<(u64, String), Error> {
+        const PARTS: [&str; 9] = [
+            "attn_norm",
+            "attn_q",
+            "attn_k",
+            "attn_v",
+            "attn_output",
+            "ffn_norm",
+            "ffn_gate",
+            "ffn_up",
+            "ffn_down",
+        ];
+        for name in ["token_embd.weight", "output_norm.weight"] {
+            self.info(name)?;
+        }
+        for i in 0..shape.layers {
+            for part in PARTS {
+                self.info(&format!("blk.{i}.{part}.weight"))?;
+            }
+        }
+        let mut formats: HashMap<GgmlDType, u64> = HashMap::new();
+        for (name, info) in &self.content.tensor_infos {
+            let sizes = || self.bad(format!("{name} has impossible sizes"));
+            let count = info.shape.dims().iter().try_fold(1u64, |n, d| n.checked_mul(*d as u64));
+            let count = count.ok_or_else(sizes)?;
+            let blocks = count.div_ceil(info.ggml_dtype.block_size() as u64);
+            let bytes = blocks.checked_mul(info.ggml_dtype.type_size() as u64).ok_or_else(sizes)?;
+            let start = self.content.tensor_data_offset.checked_add(info.offset);
+            let end = start.and_then(|s| s.checked_add(bytes)).ok_or_else(sizes)?;
+            if end > self.file_bytes {
+                return Err(self.damaged(name, "the file ends before it does"));
+            }
+            *formats.entry(info.ggml_dtype).or_default() += count;
+        }
+        let most = formats.iter().max_by_key(|(_, count)| **count);
+        let format = most.map_or_else(String::new, |(format, _)| format!("{format:?}"));
+        Ok((formats.values().sum(), format))
     }
 
     pub(crate) fn has(&self, name: &str) -> bool {
@@ -185,20 +291,16 @@ impl Gguf {
         if info.shape.dims() != [len] {
             return Err(self.bad(format!("{name} has shape {:?}, not [{len}]", info.shape)));
         }
-        let tensor = self.quantised(name, &candle_core::Device::Cpu)?;
-        let values = tensor.dequantize(&candle_core::Device::Cpu)?.to_vec1::<f32>()?;
+        let tensor = self.quantised(name, &Device::Cpu)?;
+        let values = tensor.dequantize(&Device::Cpu)?.to_vec1::<f32>()?;
         if values.iter().any(|v| !v.is_finite()) {
             return Err(self.bad(format!("{name} holds values that are no numbers")));
         }
         Ok(values)
     }
 
-    /// A candle tensor, for the GPU path and small vectors.
-    pub(crate) fn quantised(
-        &self,
-        name: &str,
-        device: &candle_core::Device,
-    ) -> Result<candle_core::quantized::QTensor, Error> {
+    /// A candle tensor.
+    fn quantised(&self, name: &str, device: &Device) -> Result<QTensor, Error> {
         self.info(name)?;
         let mut file = self.file.borrow_mut();
         // Sizes that overflow when multiplied must not panic either.
@@ -211,15 +313,14 @@ impl Gguf {
         self.bad(format!("the tensor {name} cannot be read ({reason}); download the model again"))
     }
 
-    /// A matrix of `rows` (at least, when `padded`) by `cols`, its bytes as they are in the file.
-    /// Formats without a kernel are requantised to 8 bits.
-    pub(crate) fn matrix(
+    /// What is known of a matrix of `rows` (at least, when `padded`) by `cols`.
+    fn matrix_info(
         &self,
         name: &str,
         rows: usize,
         cols: usize,
         padded: bool,
-    ) -> Result<Matrix, Error> {
+    ) -> Result<&TensorInfo, Error> {
         let info = self.info(name)?;
         let dims = info.shape.dims();
         let fits = match dims {
@@ -229,12 +330,38 @@ impl Gguf {
         if !fits {
             return Err(self.bad(format!("{name} has shape {dims:?}, not [{rows}, {cols}]")));
         }
-        let rows = dims[0];
+        Ok(info)
+    }
+
+    /// Such a matrix as a tensor on a device, in the file's own format.
+    pub(crate) fn device_matrix(
+        &self,
+        name: &str,
+        rows: usize,
+        cols: usize,
+        padded: bool,
+        device: &Device,
+    ) -> Result<QTensor, Error> {
+        self.matrix_info(name, rows, cols, padded)?;
+        self.quantised(name, device)
+    }
+
+    /// Such a matrix for the CPU kernels, its bytes as they are in the file. Formats without a
+    /// kernel are requantised to 8 bits.
+    pub(crate) fn matrix(
+        &self,
+        name: &str,
+        rows: usize,
+        cols: usize,
+        padded: bool,
+    ) -> Result<Matrix, Error> {
+        let info = self.matrix_info(name, rows, cols, padded)?;
+        let rows = info.shape.dims()[0];
         let sizes = || self.bad(format!("{name} has impossible sizes"));
         let Some(kind) = Kind::of(info.ggml_dtype) else {
             tracing::info!("{name} is {:?}: converting to 8 bits", info.ggml_dtype);
-            let tensor = self.quantised(name, &candle_core::Device::Cpu)?;
-            let values = tensor.dequantize(&candle_core::Device::Cpu)?.flatten_all()?;
+            let tensor = self.quantised(name, &Device::Cpu)?;
+            let values = tensor.dequantize(&Device::Cpu)?.flatten_all()?;
             return Ok(Matrix::quantise(Kind::Q8_0, rows, cols, &values.to_vec1::<f32>()?)?);
         };
         if !cols.is_multiple_of(kind.block()) {

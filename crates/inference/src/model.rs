@@ -1,9 +1,14 @@
 //! A model and its forward pass.
 
 use crate::cpu::CpuModel;
-use crate::gguf::Gguf;
+use crate::gguf::{Gguf, Shape};
+use crate::tensor::TensorModel;
 use crate::{Error, KvCache, Tokenizer};
+use candle_core::Device;
+use std::fs::File;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
+use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use tandem_speculation::TokenId;
@@ -13,6 +18,36 @@ use tandem_speculation::TokenId;
 pub struct LoadOptions {
     /// Compute threads; `None` takes what the machine has.
     pub threads: Option<usize>,
+    /// What computes.
+    pub device: DeviceChoice,
+}
+
+/// What computes a model.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DeviceChoice {
+    /// The GPU when this build has support for one and it can hold the model, else the CPU.
+    #[default]
+    Auto,
+    /// The CPU kernels.
+    Cpu,
+    /// The GPU; an error without one.
+    Gpu,
+    /// The GPU's code on the CPU: slow, for tests and comparisons.
+    Reference,
+}
+
+impl FromStr for DeviceChoice {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "cpu" => Ok(Self::Cpu),
+            "gpu" => Ok(Self::Gpu),
+            "reference" => Ok(Self::Reference),
+            _ => Err(format!("`{text}` is no device; choose auto, cpu or gpu")),
+        }
+    }
 }
 
 /// Facts about a loaded model.
@@ -20,7 +55,7 @@ pub struct LoadOptions {
 pub struct ModelInfo {
     /// The file's name without its ending: what the model is called everywhere.
     pub name: String,
-    /// As in the file: `qwen2`, `llama`.
+    /// As in the file: `qwen2`, `qwen3`, `llama`.
     pub architecture: String,
     /// Tokens in the vocabulary; every id is below it and every row of logits has this length.
     pub vocab: usize,
@@ -40,7 +75,55 @@ pub struct Model {
     id: usize,
     info: ModelInfo,
     tokenizer: Arc<Tokenizer>,
-    cpu: CpuModel,
+    cache_bytes_per_token: usize,
+    backend: Backend,
+    /// Tells other programs that the file is in use.
+    _file: File,
+}
+
+enum Backend {
+    Cpu(CpuModel),
+    Tensor(TensorModel),
+}
+
+impl Backend {
+    fn load(
+        file: &Gguf,
+        shape: &Shape,
+        vocab: usize,
+        options: &LoadOptions,
+    ) -> Result<Self, Error> {
+        let tensor = |device| TensorModel::load(file, shape.clone(), vocab, device);
+        let gpu = match options.device {
+            DeviceChoice::Auto | DeviceChoice::Gpu => gpu(),
+            DeviceChoice::Reference => return tensor(Device::Cpu).map(Self::Tensor),
+            DeviceChoice::Cpu => Err(String::new()),
+        };
+        match (gpu.map(tensor), options.device) {
+            (Ok(Ok(model)), _) => return Ok(Self::Tensor(model)),
+            (Ok(Err(e)), DeviceChoice::Gpu) => return Err(e),
+            (Err(reason), DeviceChoice::Gpu) => return Err(Error::NoGpu { reason }),
+            (Ok(Err(e)), _) => tracing::warn!("the GPU cannot take the model, the CPU does: {e}"),
+            (Err(reason), _) => tracing::debug!("no GPU: {reason}"),
+        }
+        CpuModel::load(file, shape.clone(), vocab, options.threads).map(Self::Cpu)
+    }
+}
+
+/// The GPU that this build supports, or why there is none.
+fn gpu() -> Result<Device, String> {
+    let open = || {
+        if cfg!(feature = "cuda") {
+            Device::new_cuda(0).map_err(|e| e.to_string())
+        } else if cfg!(feature = "metal") {
+            Device::new_metal(0).map_err(|e| e.to_string())
+        } else {
+            Err("this build has no support for one; build with `--features cuda` or `metal`".into())
+        }
+    };
+    // A driver that is missing makes its library panic.
+    catch_unwind(AssertUnwindSafe(open))
+        .unwrap_or_else(|_| Err("the GPU's driver cannot be loaded".into()))
 }
 
 /// Which positions of a segment need logits.
@@ -63,6 +146,54 @@ pub struct Segment<'a> {
     pub tokens: &'a [TokenId],
     /// Which logits are wanted.
     pub logits: Wanted,
+}
+
+/// Rows computed together at most: bounds the memory of a long prompt's activations.
+const MAX_ROWS: usize = 256;
+
+/// New tokens of one segment within one pass over at most [`MAX_ROWS`] rows.
+pub(crate) struct Part {
+    pub segment: usize,
+    pub from: usize,
+    pub to: usize,
+}
+
+impl Part {
+    pub(crate) fn rows(&self) -> usize {
+        self.to - self.from
+    }
+
+    /// The first row of the part whose logits are wanted; they are wanted from there to its end.
+    pub(crate) fn first_wanted(&self, segment: &Segment<'_>) -> usize {
+        match segment.logits {
+            Wanted::All => 0,
+            Wanted::Last if self.to == segment.tokens.len() => self.rows() - 1,
+            Wanted::None | Wanted::Last => self.rows(),
+        }
+    }
+}
+
+/// The rows of all segments in order, cut into passes.
+pub(crate) fn passes(segments: &[Segment<'_>]) -> Vec<Vec<Part>> {
+    let mut passes = Vec::new();
+    let (mut parts, mut rows) = (Vec::new(), 0);
+    for (segment, tokens) in segments.iter().map(|s| s.tokens.len()).enumerate() {
+        let mut from = 0;
+        while from < tokens {
+            let to = tokens.min(from + MAX_ROWS - rows);
+            parts.push(Part { segment, from, to });
+            rows += to - from;
+            from = to;
+            if rows == MAX_ROWS {
+                passes.push(std::mem::take(&mut parts));
+                rows = 0;
+            }
+        }
+    }
+    if !parts.is_empty() {
+        passes.push(parts);
+    }
+    passes
 }
 
 /// Rows of logits: for each segment in order, for each wanted position in order.
@@ -104,16 +235,18 @@ impl Model {
     /// Loads a GGUF file.
     ///
     /// # Errors
-    /// If the file cannot be read, is no usable GGUF, or of an unsupported architecture.
+    /// If the file cannot be read, is no usable GGUF, or of an unsupported architecture; if a GPU
+    /// was asked for and there is none.
     pub fn load(path: &Path, options: &LoadOptions) -> Result<Self, Error> {
         static NEXT: AtomicUsize = AtomicUsize::new(0);
         let file = Gguf::open(path)?;
         let shape = file.shape()?;
         let tokenizer = Tokenizer::from_gguf(&file)?;
-        let cpu = CpuModel::load(&file, shape.clone(), tokenizer.vocab(), options.threads)?;
+        let backend = Backend::load(&file, &shape, tokenizer.vocab(), options)?;
         let stem = path.file_stem().map(|s| s.to_string_lossy().into_owned());
         Ok(Self {
             id: NEXT.fetch_add(1, Ordering::Relaxed),
+            cache_bytes_per_token: shape.cache_bytes_per_token(),
             info: ModelInfo {
                 name: stem.unwrap_or_default(),
                 architecture: shape.architecture,
@@ -121,10 +254,14 @@ impl Model {
                 max_context: shape.max_context,
                 layers: shape.layers,
                 file_bytes: file.file_bytes,
-                device: cpu.device().to_owned(),
+                device: match &backend {
+                    Backend::Cpu(model) => model.device().to_owned(),
+                    Backend::Tensor(model) => model.device().to_owned(),
+                },
             },
             tokenizer: Arc::new(tokenizer),
-            cpu,
+            backend,
+            _file: file.into_lock(),
         })
     }
 
@@ -150,21 +287,24 @@ impl Model {
             let capacity_of_model = self.info.max_context;
             return Err(Error::ContextFull { wanted: capacity, capacity: capacity_of_model });
         }
-        Ok(self.cpu.new_cache(self.id, capacity))
+        Ok(match &self.backend {
+            Backend::Cpu(model) => model.new_cache(self.id, capacity),
+            Backend::Tensor(model) => model.new_cache(self.id, capacity),
+        })
     }
 
     /// Bytes of KV cache that one token takes.
     #[must_use]
     pub fn cache_bytes_per_token(&self) -> usize {
-        self.cpu.cache_bytes_per_token()
+        self.cache_bytes_per_token
     }
 
     /// One forward pass over new tokens of several sequences at once (a ragged batch). Blocks the
     /// calling thread; appends the tokens to the caches. On an error no cache has grown.
     ///
     /// # Errors
-    /// If a segment is empty or does not fit its cache, a cache is another model's, or an id is
-    /// outside the vocabulary.
+    /// If a segment is empty or does not fit its cache, a cache is another model's, an id is
+    /// outside the vocabulary, or a GPU fails.
     pub fn forward(&self, segments: &mut [Segment<'_>]) -> Result<Logits, Error> {
         for segment in &*segments {
             if segment.tokens.is_empty() {
@@ -178,6 +318,9 @@ impl Model {
             }
             segment.cache.check_room(segment.tokens.len())?;
         }
-        Ok(self.cpu.forward(segments))
+        match &self.backend {
+            Backend::Cpu(model) => Ok(model.forward(segments)),
+            Backend::Tensor(model) => Ok(model.forward(segments)?),
+        }
     }
 }

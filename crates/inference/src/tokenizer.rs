@@ -66,8 +66,7 @@ impl Tokenizer {
             Some(Value::Array(values)) => Ok(values),
             _ => Err(failed(format!("{key} is missing"))),
         };
-        let tokens = list("tokenizer.ggml.tokens")?;
-        let vocab = tokens.len();
+        let vocab = unpadded(list("tokenizer.ggml.tokens")?);
         if vocab == 0 || vocab > 1 << 19 {
             return Err(failed(format!("a vocabulary of {vocab} tokens")));
         }
@@ -78,7 +77,7 @@ impl Tokenizer {
             Err(_) => return Err(failed("it makes no sense".into())),
         };
         match file.text("tokenizer.ggml.pre") {
-            Some("qwen2" | "llama3" | "llama-bpe" | "smaug-bpe" | "lfm2") => {}
+            Some("qwen2" | "llama3" | "smaug-bpe" | "lfm2") => {}
             Some("smollm") => {
                 // candle's fallback would put a space before every text and join digits.
                 let parts =
@@ -125,6 +124,11 @@ impl Tokenizer {
     #[must_use]
     pub fn fingerprint(&self) -> [u8; 32] {
         self.fingerprint
+    }
+
+    /// Whether the model says how a conversation is written.
+    pub(crate) fn has_template(&self) -> bool {
+        self.template.is_some()
     }
 
     /// Tokens in the vocabulary.
@@ -197,6 +201,8 @@ impl Tokenizer {
                 t.render(context! {
                     messages => marked,
                     add_generation_prompt => true,
+                    // Qwen3 would think aloud, in the answer.
+                    enable_thinking => false,
                     bos_token => self.bos_text,
                     eos_token => self.eos_text,
                 })
@@ -259,7 +265,24 @@ fn compile(source: &str) -> Result<Environment<'static>, minijinja::Error> {
     Ok(environment)
 }
 
-fn fingerprint(file: &Gguf) -> Result<[u8; 32], Error> {
+/// Tokens without the padding at the end. Converters fill the vocabulary up to the width of the
+/// checkpoint's tensors, which differs within a family: Qwen2.5 has 151,936 up to 3B and 152,064
+/// above, and the same 151,665 tokens.
+fn unpadded(tokens: &[Value]) -> usize {
+    let padding = |(i, token): &(usize, &Value)| matches!(token, Value::String(t) if *t == format!("[PAD{i}]"));
+    tokens.len() - tokens.iter().enumerate().rev().take_while(padding).count()
+}
+
+/// Tokens in a file's vocabulary; 0 without one.
+pub(crate) fn vocabulary(file: &Gguf) -> usize {
+    match file.content.metadata.get("tokenizer.ggml.tokens") {
+        Some(Value::Array(tokens)) => unpadded(tokens),
+        _ => 0,
+    }
+}
+
+/// SHA-256 over what turns text into ids and back, without padding.
+pub(crate) fn fingerprint(file: &Gguf) -> Result<[u8; 32], Error> {
     let mut hash = Sha256::new();
     let keys = ["tokenizer.ggml.model", "tokenizer.ggml.pre"];
     for key in keys {
@@ -268,9 +291,11 @@ fn fingerprint(file: &Gguf) -> Result<[u8; 32], Error> {
         hash.update(file.text(key).unwrap_or_default());
         hash.update([0]);
     }
+    let vocab = vocabulary(file);
     for key in ["tokenizer.ggml.tokens", "tokenizer.ggml.merges", "tokenizer.ggml.token_type"] {
         let values = match file.content.metadata.get(key) {
-            Some(Value::Array(values)) => values.as_slice(),
+            Some(Value::Array(values)) if key.ends_with("merges") => values.as_slice(),
+            Some(Value::Array(values)) => &values[..values.len().min(vocab)],
             _ => &[],
         };
         hash.update(key);
@@ -281,8 +306,9 @@ fn fingerprint(file: &Gguf) -> Result<[u8; 32], Error> {
                     hash.update((text.len() as u64).to_le_bytes());
                     hash.update(text);
                 }
-                Value::I32(kind) => hash.update(kind.to_le_bytes()),
-                Value::U32(kind) => hash.update(kind.to_le_bytes()),
+                // Converters name the kinds of special tokens differently; all are treated alike.
+                Value::I32(kind) => hash.update([u8::from((2..=5).contains(kind))]),
+                Value::U32(kind) => hash.update([u8::from((2..=5).contains(kind))]),
                 _ => return Err(file.bad(format!("{key} holds values of an unexpected type"))),
             }
         }

@@ -8,33 +8,11 @@ mod common;
 use candle_core::quantized::gguf_file::Content;
 use candle_core::{Device, Tensor};
 use candle_transformers::models::{quantized_llama, quantized_qwen2};
-use common::{load, model_path};
-use tandem_inference::{Logits, Model, Segment, Wanted};
+use common::{all_logits, argmax, distance, load, model_path};
+use tandem_inference::{Segment, Wanted};
 use tandem_speculation::TokenId;
 
 const PROMPT: &str = "The three laws of thermodynamics say, in plain words, that";
-
-fn all_logits(model: &Model, ids: &[TokenId]) -> Logits {
-    let mut cache = model.new_cache(ids.len()).unwrap();
-    model.forward(&mut [Segment { cache: &mut cache, tokens: ids, logits: Wanted::All }]).unwrap()
-}
-
-/// Relative distance of two rows of logits, after taking their means away.
-fn distance(a: &[f32], b: &[f32]) -> f64 {
-    let mean = |x: &[f32]| x.iter().map(|v| f64::from(*v)).sum::<f64>() / x.len() as f64;
-    let (ma, mb) = (mean(a), mean(b));
-    let (mut diff, mut size) = (0.0, 0.0);
-    for (a, b) in a.iter().zip(b) {
-        let (a, b) = (f64::from(*a) - ma, f64::from(*b) - mb);
-        diff += (a - b).powi(2);
-        size += b * b;
-    }
-    (diff / size).sqrt()
-}
-
-fn argmax(row: &[f32]) -> usize {
-    row.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1)).unwrap().0
-}
 
 /// Both quantise activations to 8 bits, with other block sizes and summation orders in places: a
 /// few per cent of the spread of the logits. A wrong rotation, mask or norm gives more than 0.3.

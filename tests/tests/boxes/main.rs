@@ -7,7 +7,7 @@ use setup::{Edge, edge_command, finished, pairing, refusal_of, tandem};
 use std::time::{Duration, Instant};
 use tandem_device::{ControlError, EdgeAddress, Link, Mode, Refusal, check, forget, pair};
 use tandem_edge::{Devices, Pairing};
-use tandem_tests::{OTHER, answer, drafter, hello, request};
+use tandem_tests::{OTHER, answer, drafter, request};
 use tokio::io::AsyncReadExt;
 
 /// A code that is not the one shown.
@@ -111,7 +111,7 @@ async fn another_certificate_stops_the_connection_and_is_explained() {
     let shown = pairing(&edge);
     let paired = pair(&address, None, &shown.link.code, "phone").await.expect("a pairing");
     let drafter = drafter(OTHER).await;
-    let link = Link::start(paired.address.clone(), hello(&drafter));
+    let link = Link::start(paired.address.clone(), drafter.hello());
     link.connected(Duration::from_secs(10)).await.expect("a connection");
 
     edge.stop();
@@ -133,7 +133,7 @@ async fn a_revoked_device_is_out_in_the_middle_of_an_answer() {
     let shown = pairing(&edge);
     let paired = pair(&address, None, &shown.link.code, "phone").await.expect("a pairing");
     let drafter = drafter(OTHER).await;
-    let link = Link::start(paired.address.clone(), hello(&drafter));
+    let link = Link::start(paired.address.clone(), drafter.hello());
     let mut wanted = request(&drafter, "Tell me a long story about a lighthouse.", Mode::Edge, 1);
     wanted.max_tokens = 3000;
     let mut revoked = None;
@@ -157,7 +157,7 @@ async fn plain_text_stays_on_loopback() {
     let edge = Edge::start();
     let drafter = drafter(OTHER).await;
     let plain: EdgeAddress = format!("ws://{}", edge.authority()).parse().expect("an address");
-    let link = Link::start(plain.with_token(Some("secret".into())), hello(&drafter));
+    let link = Link::start(plain.with_token(Some("secret".into())), drafter.hello());
     let (problem, _) = refusal_of(&link).await;
     assert!(problem.contains("status") || problem.contains("TLS"), "{problem}");
 
@@ -172,7 +172,7 @@ async fn plain_text_stays_on_loopback() {
         let _ = stream.read_to_end(&mut bytes).await;
         bytes.len()
     });
-    let link = Link::start(address.with_token(Some("secret".into())), hello(&drafter));
+    let link = Link::start(address.with_token(Some("secret".into())), drafter.hello());
     let (problem, _) = refusal_of(&link).await;
     assert!(problem.contains("plain text is for this machine only"), "{problem}");
     assert_eq!(heard.await.expect("a count"), 0);

@@ -99,16 +99,19 @@ export interface Sent {
 
 export interface ModelEntry {
   name: string;
-  role: string;
   file: string;
+  /** What the app uses it as; null when it does not. */
+  role: 'drafter' | 'verifier' | null;
   bytes: number;
-  licence: string;
+  /** null for an imported file, as all that only the catalogue knows. */
+  licence: string | null;
   state: 'missing' | 'partial' | 'downloading' | 'verifying' | 'ready' | 'failed';
   haveBytes: number;
+  /** Why the file cannot be used. */
   detail: string | null;
 }
 
-export type ModelEvent = Pick<ModelEntry, 'name' | 'state' | 'haveBytes' | 'bytes' | 'detail'>;
+export type ModelEvent = Pick<ModelEntry, 'state' | 'haveBytes' | 'bytes'>;
 
 export interface Settings {
   mode: Mode;

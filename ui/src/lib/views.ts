@@ -21,7 +21,7 @@ export const views: readonly View[] = [
     load: () => import('../components/metrics/MetricsView.svelte'),
   },
   { id: 'boxes', icon: 'boxes', load: () => import('../components/boxes/BoxesView.svelte') },
-  // { id: 'models', icon: 'models', load: () => import('../components/models/ModelsView.svelte') },
+  { id: 'models', icon: 'models', load: () => import('../components/models/ModelsView.svelte') },
   {
     id: 'settings',
     icon: 'settings',
