@@ -61,9 +61,7 @@ async fn bench(args: Args) -> Result<ExitCode> {
     let drafter = Drafter::load(path, options, 4096)
         .await
         .with_context(|| format!("cannot use the drafter {}", args.drafter))?;
-    let link = args.edge.map(|edge| {
-        Link::start(edge.with_token(args.token), drafter.hello())
-    });
+    let link = args.edge.map(|edge| Link::start(edge.with_token(args.token), drafter.hello()));
     let cancel = CancellationToken::new();
     let stop = cancel.clone();
     tokio::spawn(async move {

@@ -149,9 +149,9 @@ async fn chat(args: Args) -> Result<ExitCode> {
     let drafter = Drafter::load(path, options, args.context)
         .await
         .with_context(|| format!("cannot use the drafter {}", args.drafter))?;
-    let link = address.filter(|_| args.mode != Mode::Device).map(|address| {
-        Link::start(address, drafter.hello())
-    });
+    let link = address
+        .filter(|_| args.mode != Mode::Device)
+        .map(|address| Link::start(address, drafter.hello()));
     if let Some(link) = &link {
         match link.connected(FIRST_CONNECTION).await {
             Ok((welcome, _)) => eprintln!("{} at {}", welcome.model, link.address()),

@@ -61,7 +61,7 @@ impl Hub {
         self.seen.lock().unwrap().push(format!("{first} {range:?}"));
         let mut out = socket;
         let path = first.split(' ').nth(1).unwrap();
-        if path.contains("/resolve/") {
+        if !path.starts_with("/cdn/") {
             // As the hub does: what the file is, and where its bytes are.
             write!(out, "HTTP/1.1 302 Found\r\nLocation: /cdn{path}\r\nContent-Length: 0\r\n")?;
             if !self.silent {
