@@ -6,10 +6,22 @@ import { cacheFolder, must, say } from './lib/system.mjs';
 
 const VERSION = '0.20.2';
 const folder = path.join(cacheFolder(), 'tools', `cargo-deny-${VERSION}`);
-const file = path.join(folder, 'bin', process.platform === 'win32' ? 'cargo-deny.exe' : 'cargo-deny');
+const file = path.join(
+  folder,
+  'bin',
+  process.platform === 'win32' ? 'cargo-deny.exe' : 'cargo-deny',
+);
 if (!existsSync(file)) {
   say(`building cargo-deny ${VERSION} (once, some minutes)`);
-  await must('cargo', ['install', 'cargo-deny', '--version', VERSION, '--locked', '--root', folder]);
+  await must('cargo', [
+    'install',
+    'cargo-deny',
+    '--version',
+    VERSION,
+    '--locked',
+    '--root',
+    folder,
+  ]);
 }
 const checks = ['licenses', 'sources', 'bans'];
 if (process.argv.includes('--advisories')) checks.push('advisories');

@@ -4,26 +4,22 @@ import { createInterface } from 'node:readline';
 import {
   DRAFTER,
   VERIFIER,
+  build,
   checkToolchain,
   fail,
   models,
-  must,
-  npmPackages,
   program,
   root,
   say,
-  systemPackages,
 } from './lib/system.mjs';
 
 const args = process.argv.slice(2);
-const display =
-  process.platform !== 'linux' || process.env.DISPLAY || process.env.WAYLAND_DISPLAY;
+const display = process.platform !== 'linux' || process.env.DISPLAY || process.env.WAYLAND_DISPLAY;
 const terminal = args.length > 0 || !display;
 
 checkToolchain();
 if (!display && args.length === 0) say('there is no display, so this is the chat in the terminal');
-say('building (the first time takes some minutes)');
-await must('cargo', ['build', '--release', '--locked', '-p', 'tandem-cli', '-p', 'tandem-edge']);
+await build({ window: !terminal });
 await models([DRAFTER, VERIFIER]);
 process.exitCode = terminal ? await chat() : await window();
 
@@ -43,11 +39,10 @@ async function chat() {
     edge.on('exit', () => resolve(undefined));
   });
   if (!url) fail('the edge did not start; its message is above');
-  const child = spawn(
-    program('tandem'),
-    ['chat', '--edge', url, '--drafter', DRAFTER, ...args],
-    { cwd: root, stdio: 'inherit' },
-  );
+  const child = spawn(program('tandem'), ['chat', '--edge', url, '--drafter', DRAFTER, ...args], {
+    cwd: root,
+    stdio: 'inherit',
+  });
   // The chat decides what Ctrl-C means.
   process.on('SIGINT', () => {});
   process.on('SIGTERM', () => child.kill('SIGINT'));
@@ -59,10 +54,6 @@ async function chat() {
 
 /** The app. */
 async function window() {
-  await systemPackages(['libwebkit2gtk-4.1-dev']);
-  await npmPackages();
-  await must('npm', ['run', 'build', '-w', 'ui'], { shell: process.platform === 'win32' });
-  await must('cargo', ['build', '--release', '--locked', '-p', 'tandem-app']);
   say('opening the window');
   const app = spawn(program('tandem-app'), [], { cwd: root, stdio: 'inherit' });
   return new Promise((resolve) => app.on('close', (code) => resolve(code ?? 1)));

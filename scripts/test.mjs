@@ -4,10 +4,9 @@ import path from 'node:path';
 import {
   DRAFTER,
   VERIFIER,
+  build,
   checkToolchain,
   models,
-  must,
-  npmPackages,
   root,
   run,
   say,
@@ -38,34 +37,42 @@ const cargoTests = (output) => [
 const colour = new RegExp(String.fromCharCode(27) + '\\[[0-9;]*m', 'g');
 const vitest = (output) => {
   const plain = output.replace(colour, '');
-  return [
-    sum(plain, /^\s*Tests\s+.*?(\d+) passed/gm),
-    sum(plain, /^\s*Tests\s+(\d+) failed/gm),
-  ];
+  return [sum(plain, /^\s*Tests\s+.*?(\d+) passed/gm), sum(plain, /^\s*Tests\s+(\d+) failed/gm)];
 };
 
 const nodeTests = (output) => [sum(output, /^. pass (\d+)/gm), sum(output, /^. fail (\d+)/gm)];
 
 checkToolchain();
-await systemPackages(['libwebkit2gtk-4.1-dev', 'webkit2gtk-driver', 'xvfb']);
-await npmPackages();
-say('building (the first time takes some minutes)');
-await must('cargo', ['build', '--release', '--locked', '-p', 'tandem-cli', '-p', 'tandem-edge']);
+await systemPackages(['webkit2gtk-driver', 'xvfb', 'x11-utils']);
+await build({ window: true });
 await models([DRAFTER, VERIFIER, 'smollm2-135m-instruct-q4_1']);
 
 const { scripts } = JSON.parse(readFileSync(path.join(root, 'ui', 'package.json'), 'utf8'));
 await step('rust: format', 'cargo', ['fmt', '--all', '--check']);
-for (const name of ['check', 'lint', 'test', 'build'].filter((name) => scripts[name])) {
+for (const name of ['check', 'lint', 'test'].filter((name) => scripts[name])) {
   await step(`ui: ${name}`, 'npm', ['run', name, '-w', 'ui'], name === 'test' ? vitest : undefined);
 }
 await step('rust: clippy', 'cargo', [
-  'clippy', '--release', '--locked', '--workspace', '--all-targets', '--', '-D', 'warnings',
+  'clippy',
+  '--release',
+  '--locked',
+  '--workspace',
+  '--all-targets',
+  '--',
+  '-D',
+  'warnings',
 ]);
-await step('rust: tests', 'cargo', ['test', '--release', '--locked', '--no-fail-fast'], cargoTests);
-await step('app: build', 'cargo', ['build', '--release', '--locked', '-p', 'tandem-app']);
+await step('rust: licences and sources', 'node', ['scripts/check-deny.mjs']);
+await step(
+  'rust: tests',
+  'cargo',
+  ['test', '--release', '--locked', '--no-fail-fast', '--workspace'],
+  cargoTests,
+);
 const windows = readdirSync(path.join(root, 'tests', 'window'))
   .filter((name) => name.endsWith('.test.mjs'))
   .map((name) => path.join('tests', 'window', name));
 await step('app: window', 'node', ['--test', '--test-concurrency=1', ...windows], nodeTests);
+await step('npm start', 'node', ['--test', 'tests/start/start.test.mjs'], nodeTests);
 say(`${passed} passed, ${failed} failed`);
 process.exitCode = failed === 0 ? 0 : 1;

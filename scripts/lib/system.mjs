@@ -1,6 +1,6 @@
 // What a machine must have before anything is built, and where things are kept.
 import { spawn, spawnSync } from 'node:child_process';
-import { existsSync, readFileSync, writeFileSync } from 'node:fs';
+import { existsSync, readFileSync, readdirSync, statSync, writeFileSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
 import { createHash } from 'node:crypto';
@@ -37,6 +37,41 @@ process.env.CARGO_TARGET_DIR ??= path.join(cacheFolder(), 'target');
 export function program(name) {
   const file = process.platform === 'win32' ? `${name}.exe` : name;
   return path.join(process.env.CARGO_TARGET_DIR, 'release', file);
+}
+
+/**
+ * Builds the programs, with the app if there is to be a window or it was built before: cargo chooses
+ * features for all packages of one call together, so another set would build nearly all again.
+ */
+export async function build({ window = false } = {}) {
+  const app =
+    window || (existsSync(program('tandem-app')) && existsSync(path.join(dist, 'index.html')));
+  if (window) {
+    await systemPackages(['libwebkit2gtk-4.1-dev']);
+    await npmPackages();
+    if (uiChanged()) {
+      await must('npm', ['run', 'build', '-w', 'ui'], { shell: process.platform === 'win32' });
+    }
+  }
+  const packages = ['tandem-cli', 'tandem-edge', ...(app ? ['tandem-app'] : [])];
+  say('building (the first time takes some minutes)');
+  await must('cargo', ['build', '--release', '--locked', ...packages.flatMap((p) => ['-p', p])]);
+}
+
+const dist = path.join(root, 'ui', 'dist');
+
+/** Whether the built UI is older than what it is made from. */
+function uiChanged() {
+  const built = statSync(path.join(dist, 'index.html'), { throwIfNoEntry: false })?.mtimeMs ?? 0;
+  const ui = path.join(root, 'ui');
+  const files = readdirSync(ui, { withFileTypes: true }).filter((entry) => entry.isFile());
+  const sources = ['src', 'public']
+    .filter((name) => existsSync(path.join(ui, name)))
+    .flatMap((name) =>
+      readdirSync(path.join(ui, name), { recursive: true }).map((f) => `${name}/${f}`),
+    );
+  const all = [...sources, ...files.map((entry) => entry.name), '../package-lock.json'];
+  return all.some((file) => statSync(path.join(ui, file)).mtimeMs > built);
 }
 
 /** Runs a command with its output on standard error; resolves with its exit code and output. */
