@@ -43,7 +43,7 @@ const vitest = (output) => {
 const nodeTests = (output) => [sum(output, /^. pass (\d+)/gm), sum(output, /^. fail (\d+)/gm)];
 
 checkToolchain();
-await systemPackages(['webkit2gtk-driver', 'xvfb', 'x11-utils']);
+await systemPackages(['webkit2gtk-driver', 'xvfb', 'x11-utils', 'dbus-daemon']);
 await build({ window: true });
 await models([DRAFTER, VERIFIER, 'smollm2-135m-instruct-q4_1']);
 
@@ -62,6 +62,7 @@ await step('rust: clippy', 'cargo', [
   '-D',
   'warnings',
 ]);
+await step('list of licences', 'node', ['scripts/licences.mjs', '--check']);
 await step('rust: licences and sources', 'node', ['scripts/check-deny.mjs']);
 await step(
   'rust: tests',

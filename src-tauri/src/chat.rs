@@ -3,18 +3,28 @@
 use crate::api::{Attached, ChatEvent, Sent, Settings, What};
 use crate::metrics::LiveRound;
 use crate::state::{ApiError, App};
+use serde::Serialize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tandem_device::store::{MESSAGE_LIMIT, Message, Preset, Stats, Status};
 use tandem_device::{Ahead, Event, Finish, Gamma, Request, generate, new_seed};
 use tandem_inference::{ChatMessage, Role};
 use tandem_speculation::TokenId;
+use tauri::Emitter;
 use tauri::ipc::Channel;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 /// How long a lost edge is waited for before the drafter goes on alone.
 const PATIENCE: Duration = Duration::from_secs(8);
+
+/// Event `answer-ended`, for whoever does not watch this answer.
+#[derive(Clone, Serialize)]
+struct Ended {
+    /// Since it was asked for.
+    ms: u64,
+    failed: bool,
+}
 
 /// An answer that is being written, and who watches.
 pub(crate) struct Running {
@@ -144,6 +154,7 @@ pub(crate) async fn start(
     });
     app.changing().running.insert(conversation, Arc::clone(&running));
     let sent = Sent { user_message, answer_message: answer_message.clone() };
+    let asked = Instant::now();
     tauri::async_runtime::spawn(async move {
         let request = Request {
             session,
@@ -177,6 +188,11 @@ pub(crate) async fn start(
             message
         });
         app.changing().running.remove(&conversation);
+        if message.status != Status::Stopped {
+            let failed = message.status == Status::Failed;
+            let ended = Ended { ms: asked.elapsed().as_millis() as u64, failed };
+            let _ = app.handle.emit("answer-ended", ended);
+        }
         running.emit(What::Done { message });
         running.over.cancel();
     });

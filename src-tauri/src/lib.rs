@@ -3,11 +3,14 @@
 //! **Invariant: thin.** The webview gets plain values and no socket, file or SQL of its own; what an
 //! answer is and how it is stored is known in `tandem-device` alone.
 
+mod about;
 mod api;
 mod boxes;
 mod chat;
 mod commands;
 mod conversations;
+#[cfg(desktop)]
+mod desktop;
 mod edge;
 mod metrics;
 mod models;
@@ -24,10 +27,11 @@ use tauri::Manager;
 /// If the system has no webview, with a message that says so.
 #[cfg_attr(mobile, tauri::mobile_entry_point)]
 pub fn run() {
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
-    let app = tauri::Builder::default()
+    about::start_log();
+    let builder = tauri::Builder::default();
+    #[cfg(desktop)]
+    let builder = desktop::plugins(builder);
+    let app = builder
         // For file dialogs, opened from Rust: the window has no permission for them.
         .plugin(tauri_plugin_dialog::init())
         .setup(|tauri| {
@@ -64,6 +68,9 @@ pub fn run() {
             models::model_discard,
             models::model_delete,
             models::model_import,
+            about::diagnostics,
+            #[cfg(desktop)]
+            desktop::notify,
             commands::settings_get,
             commands::settings_set,
             boxes::boxes_list,

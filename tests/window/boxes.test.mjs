@@ -7,7 +7,7 @@ import path from 'node:path';
 import { createInterface } from 'node:readline';
 import { after, before, test } from 'node:test';
 import { VERIFIER, program } from '../../scripts/lib/system.mjs';
-import { id, open } from './driver.mjs';
+import { database, id, open } from './driver.mjs';
 
 const data = mkdtempSync(path.join(os.tmpdir(), 'tandem-boxes-'));
 const state = path.join(data, 'second-edge');
@@ -16,19 +16,7 @@ let page;
 let edge;
 let url;
 
-const sql = (query) =>
-  JSON.parse(
-    execFileSync(
-      'python3',
-      [
-        '-c',
-        'import json,sqlite3,sys;print(json.dumps(sqlite3.connect(sys.argv[1]).execute(sys.argv[2]).fetchall()))',
-        path.join(data, 'tandem.db'),
-        query,
-      ],
-      { encoding: 'utf8' },
-    ),
-  );
+const sql = database(data);
 const shoot = (name) => shots && page.screenshot(path.join(shots, `${name}.png`));
 const one = async (css) => (await page.find(css))[0];
 const devices = () => JSON.parse(readFileSync(path.join(state, 'devices.json'), 'utf8'));
@@ -41,7 +29,8 @@ const line = (child, pattern) =>
   });
 const edgeState = () =>
   page.run(`return document.querySelector('${id('status-badge')}')?.dataset.edge`);
-const connected = () => page.until('a connected edge', async () => (await edgeState()) === 'connected', 90);
+const connected = () =>
+  page.until('a connected edge', async () => (await edgeState()) === 'connected', 90);
 
 /** How many bundled edges this test's app runs. */
 function bundled() {
@@ -126,13 +115,18 @@ test('a wrong code is explained, the right one pairs', { timeout: 120_000 }, asy
 
 test('the link is tested, and the box answers a chat', { timeout: 240_000 }, async () => {
   await page.click(await one(card(id('box-test'))));
-  await page.until('a round trip', async () =>
-    / ms /.test(await page.text(await one(card(id('box-result'))))), 15);
+  await page.until(
+    'a round trip',
+    async () => / ms /.test(await page.text(await one(card(id('box-result'))))),
+    15,
+  );
   await page.click(await one(card(id('box-use'))));
   await page.until('the box in use', () => one(`${id('box')}:nth-of-type(2)[data-active="true"]`));
   await connected();
   const list = () =>
-    execFileSync(program('tandem-edge'), ['devices', 'list', '--state', state], { encoding: 'utf8' });
+    execFileSync(program('tandem-edge'), ['devices', 'list', '--state', state], {
+      encoding: 'utf8',
+    });
   await page.run(
     "window.dispatchEvent(new KeyboardEvent('keydown', { key: '1', ctrlKey: true, bubbles: true }))",
   );
@@ -151,19 +145,26 @@ test('the link is tested, and the box answers a chat', { timeout: 240_000 }, asy
   assert.match(list(), /used just now/);
 });
 
-test('revoking it goes back to the bundled edge and forgets the token on both sides', { timeout: 120_000 }, async () => {
-  await page.run(
-    "window.dispatchEvent(new KeyboardEvent('keydown', { key: '3', ctrlKey: true, bubbles: true }))",
-  );
-  await page.until('both boxes', async () => (await page.find(id('box'))).length === 2);
-  await page.click(await one(card(id('box-revoke'))));
-  await page.click(await page.until('a question', () => one(id('box-confirm'))));
-  await page.until('one box', async () => (await page.find(id('box'))).length === 1, 20);
-  assert.deepEqual(devices(), []);
-  assert.equal(readFileSync(path.join(data, 'tokens.json'), 'utf8').includes('tandem_'), false);
-  await connected();
-  assert.equal(await page.run(`return document.querySelector('${id('box')}').dataset.active`), 'true');
-});
+test(
+  'revoking it goes back to the bundled edge and forgets the token on both sides',
+  { timeout: 120_000 },
+  async () => {
+    await page.run(
+      "window.dispatchEvent(new KeyboardEvent('keydown', { key: '3', ctrlKey: true, bubbles: true }))",
+    );
+    await page.until('both boxes', async () => (await page.find(id('box'))).length === 2);
+    await page.click(await one(card(id('box-revoke'))));
+    await page.click(await page.until('a question', () => one(id('box-confirm'))));
+    await page.until('one box', async () => (await page.find(id('box'))).length === 1, 20);
+    assert.deepEqual(devices(), []);
+    assert.equal(readFileSync(path.join(data, 'tokens.json'), 'utf8').includes('tandem_'), false);
+    await connected();
+    assert.equal(
+      await page.run(`return document.querySelector('${id('box')}').dataset.active`),
+      'true',
+    );
+  },
+);
 
 test('a device that the box revokes is told why', { timeout: 120_000 }, async () => {
   const { code } = pairing();

@@ -1,6 +1,7 @@
 // A window of the real app, driven through WebKitWebDriver under its own Xvfb.
-import { spawn } from 'node:child_process';
+import { execFileSync, spawn } from 'node:child_process';
 import { writeFileSync } from 'node:fs';
+import path from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 
 const ELEMENT = 'element-6066-11e4-a52e-4f735466cecf';
@@ -17,6 +18,8 @@ export async function open(binary, env, { width = 1100, height = 800 } = {}) {
     stdio: ['ignore', 2, 2],
     env: {
       ...process.env,
+      // Where the window was is not remembered from one test to the next.
+      XDG_CONFIG_HOME: env.TANDEM_DATA_DIR,
       ...env,
       DISPLAY: display,
       TAURI_WEBVIEW_AUTOMATION: 'true',
@@ -74,3 +77,18 @@ export async function open(binary, env, { width = 1100, height = 800 } = {}) {
 
 /** A selector for a test id. */
 export const id = (name) => `[data-testid="${name}"]`;
+
+const SQL = `
+import json, sqlite3, sys
+database = sqlite3.connect(sys.argv[1])
+rows = database.execute(sys.argv[2]).fetchall()
+database.commit()
+print(json.dumps(rows))`;
+
+/** Asks the app's database, and gives rows. */
+export const database = (folder) => (query) =>
+  JSON.parse(
+    execFileSync('python3', ['-c', SQL, path.join(folder, 'tandem.db'), query], {
+      encoding: 'utf8',
+    }),
+  );

@@ -22,7 +22,7 @@ import path from 'node:path';
 import { after, before, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { DRAFTER, VERIFIER, cacheFolder, program } from '../../scripts/lib/system.mjs';
-import { id, open } from './driver.mjs';
+import { database, id, open } from './driver.mjs';
 
 const SMALL = path.join(cacheFolder(), 'models', 'SmolLM2-135M-Instruct.Q4_1.gguf');
 /** A model of the catalogue that is not here; the test's hub has the small model's bytes for it. */
@@ -35,19 +35,7 @@ let page;
 let hub;
 const ranges = [];
 
-const sql = (query) =>
-  JSON.parse(
-    execFileSync(
-      'python3',
-      [
-        '-c',
-        'import json,sqlite3,sys;print(json.dumps(sqlite3.connect(sys.argv[1]).execute(sys.argv[2]).fetchall()))',
-        path.join(data, 'tandem.db'),
-        query,
-      ],
-      { encoding: 'utf8' },
-    ),
-  );
+const sql = database(data);
 const shoot = (name) => shots && page.screenshot(path.join(shots, `${name}.png`));
 const one = async (css) => (await page.find(css))[0];
 const row = (name) => `${id('model')}[data-name="${name}"]`;

@@ -6,25 +6,13 @@ import os from 'node:os';
 import path from 'node:path';
 import { after, before, test } from 'node:test';
 import { program } from '../../scripts/lib/system.mjs';
-import { id, open } from './driver.mjs';
+import { database, id, open } from './driver.mjs';
 
 const data = mkdtempSync(path.join(os.tmpdir(), 'tandem-window-'));
 const shots = process.env.TANDEM_SCREENSHOTS;
 let page;
 
-const sql = (query) =>
-  JSON.parse(
-    execFileSync(
-      'python3',
-      [
-        '-c',
-        'import json,sqlite3,sys;print(json.dumps(sqlite3.connect(sys.argv[1]).execute(sys.argv[2]).fetchall()))',
-        path.join(data, 'tandem.db'),
-        query,
-      ],
-      { encoding: 'utf8' },
-    ),
-  );
+const sql = database(data);
 const edges = () => {
   try {
     return execFileSync('pgrep', ['-f', 'tandem-edge serve .*exit-with-parent'], {
@@ -85,7 +73,11 @@ test('stop ends an answer at once and keeps its text', { timeout: 120_000 }, asy
   });
   const start = Date.now();
   await page.click(await one(id('stop')));
-  await page.until('the end', async () => one(`${id('message-assistant')}[data-status="stopped"]`), 10);
+  await page.until(
+    'the end',
+    async () => one(`${id('message-assistant')}[data-status="stopped"]`),
+    10,
+  );
   assert.ok(Date.now() - start < 2000, `${Date.now() - start} ms`);
 });
 
@@ -99,12 +91,12 @@ test('a killed app leaves what was streamed, and its edge ends', { timeout: 180_
   const mine = execFileSync('pgrep', ['-n', 'tandem-app'], { encoding: 'utf8' }).trim();
   process.kill(Number(mine), 'SIGKILL');
   await page.close();
-  const [[content]] = sql("SELECT content FROM messages ORDER BY id DESC LIMIT 1");
+  const [[content]] = sql('SELECT content FROM messages ORDER BY id DESC LIMIT 1');
   assert.ok(content.length > 40, content);
   assert.ok(existsSync(path.join(data, 'tandem.db')));
   page = await open(program('tandem-app'), { TANDEM_DATA_DIR: data }, { width: 400, height: 800 });
   await page.until('a composer', async () => one(id('composer')));
-  const [[status]] = sql("SELECT status FROM messages ORDER BY id DESC LIMIT 1");
+  const [[status]] = sql('SELECT status FROM messages ORDER BY id DESC LIMIT 1');
   assert.equal(status, 'interrupted');
   await shoot('phone');
 });

@@ -71,7 +71,7 @@ impl Store {
         }
         let pairs = self.pairs().await?;
         let mut sql = QueryBuilder::new(
-            "SELECT r.*, r.accepted + 1 AS tokens,
+            "SELECT r.*, r.accepted + (r.outcome <> 'continue') AS tokens,
              (SELECT conversation FROM messages WHERE id = r.message) AS conversation",
         );
         filter.rounds(&mut sql, "rounds_in_time");

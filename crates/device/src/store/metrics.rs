@@ -227,7 +227,7 @@ const WIDTHS: &[i64] = &[
     2_592_000_000,
 ];
 /// Of `rounds`, aggregated: what is summed for each kind of round.
-const SUMS: &str = "count(*) AS n, total(r.draft_ms) AS draft, total(r.rtt_ms) AS rtt, \
+const SUMS: &str = "count(*) AS n, sum(r.outcome = 'continue') AS went_on, total(r.draft_ms) AS draft, total(r.rtt_ms) AS rtt, \
     total(r.queue_ms) AS queue, total(CASE WHEN r.round = 0 THEN r.queue_ms END) AS prompt, \
     total(r.verify_ms) AS verify, total(r.residual_ms) AS residual, \
     sum(r.uplink_bytes) AS uplink, sum(r.downlink_bytes) AS downlink";
@@ -240,6 +240,8 @@ struct Group {
     accepted: u64,
     tested: u64,
     rounds: u64,
+    /// Those that went on: without a token beyond the accepted ones.
+    went_on: u64,
     draft: f64,
     rtt: f64,
     queue: f64,
@@ -412,7 +414,7 @@ impl Store {
             let kind = kinds.entry((g.mode.clone(), Some(g.gamma)));
             let kind = kind.or_insert_with(|| empty(&g.mode, Some(g.gamma)));
             kind.rounds += g.rounds;
-            kind.tokens += g.rounds * (g.accepted + 1);
+            kind.tokens += g.rounds * (g.accepted + 1) - g.went_on;
             kind.tested += g.rounds * g.tested;
             kind.accepted += g.rounds * g.accepted;
             kind.bytes += g.uplink + g.downlink;
@@ -511,6 +513,7 @@ fn group(row: &SqliteRow) -> Result<Group, StoreError> {
         accepted: count(row, "accepted")?,
         tested: drafted.saturating_sub(ignored),
         rounds: count(row, "n")?,
+        went_on: count(row, "went_on")?,
         draft: row.try_get("draft")?,
         rtt: row.try_get("rtt")?,
         queue: row.try_get("queue")?,
@@ -536,7 +539,8 @@ fn fold(groups: &[Group]) -> Metrics {
         positions[..place(g.tested)].iter_mut().for_each(|p| p.0 += g.rounds);
         positions[..place(g.accepted)].iter_mut().for_each(|p| p.1 += g.rounds);
         if g.mode == "dssd" {
-            tokens[place(g.accepted) + 1] += g.rounds;
+            tokens[place(g.accepted) + 1] += g.rounds - g.went_on;
+            tokens[place(g.accepted)] += g.went_on;
             metrics.bytes.add(g);
         }
         let time = times.entry(&g.mode).or_insert_with(|| Time {
