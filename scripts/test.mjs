@@ -43,7 +43,7 @@ const vitest = (output) => {
 const nodeTests = (output) => [sum(output, /^. pass (\d+)/gm), sum(output, /^. fail (\d+)/gm)];
 
 checkToolchain();
-await systemPackages(['webkit2gtk-driver', 'xvfb', 'x11-utils', 'dbus-daemon']);
+await systemPackages(['webkit2gtk-driver', 'xvfb', 'x11-utils', 'dbus-daemon', 'chromium']);
 await build({ window: true });
 await models([DRAFTER, VERIFIER, 'smollm2-135m-instruct-q4_1']);
 
@@ -52,6 +52,7 @@ await step('rust: format', 'cargo', ['fmt', '--all', '--check']);
 for (const name of ['check', 'lint', 'test'].filter((name) => scripts[name])) {
   await step(`ui: ${name}`, 'npm', ['run', name, '-w', 'ui'], name === 'test' ? vitest : undefined);
 }
+await step('ui: chromium', 'npm', ['run', 'test:chromium', '-w', 'ui'], nodeTests);
 await step('rust: clippy', 'cargo', [
   'clippy',
   '--release',

@@ -3,7 +3,9 @@ import App from './App.svelte';
 import StartupError from './components/StartupError.svelte';
 import { startup } from './lib/api/conversations';
 import './app.css';
+import { followKeyboard } from './lib/viewport';
 
+followKeyboard();
 const target = document.getElementById('app')!;
 
 function open(problem: string | null) {

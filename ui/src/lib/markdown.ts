@@ -69,6 +69,8 @@ const marked = new Marked({
 const DIRECTED = /^(P|LI|H[1-6]|TD|TH|BLOCKQUOTE|UL|OL)$/;
 DOMPurify.addHook('afterSanitizeAttributes', (node) => {
   if (DIRECTED.test(node.nodeName)) node.setAttribute('dir', 'auto');
+  // What may be wider than the window scrolls, and the keyboard must be able to do that.
+  if (node.nodeName === 'PRE' || node.nodeName === 'TABLE') node.setAttribute('tabindex', '0');
 });
 
 export function sanitise(html: string): string {

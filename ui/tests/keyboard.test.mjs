@@ -1,0 +1,127 @@
+// The window without a mouse: what Tab reaches and in which order, what Escape closes, and where the
+// focus is afterwards.
+import assert from 'node:assert/strict';
+import { after, before, test } from 'node:test';
+import { go, id, launch, viewIds } from './rig.mjs';
+
+let rig;
+before(async () => (rig = await launch()));
+after(() => rig?.close());
+
+const withChat = () => localStorage.setItem('tandem.open', '1');
+const focused = (page) =>
+  page.evaluate(() => {
+    const element = document.activeElement;
+    if (!element || element === document.body) return null;
+    const { outlineStyle, outlineWidth } = getComputedStyle(element);
+    const box = element.getBoundingClientRect();
+    // The composer shows the focus on the frame around the field.
+    const ring = outlineStyle !== 'none' && outlineWidth !== '0px';
+    window.marked ??= new WeakMap();
+    if (!window.marked.has(element))
+      window.marked.set(element, (window.markCount = (window.markCount ?? 0) + 1));
+    return {
+      mark: window.marked.get(element),
+      name:
+        element.dataset.testid ?? element.getAttribute('aria-label') ?? element.textContent.trim(),
+      ring: ring || element.matches('textarea'),
+      seen: box.width > 1 && box.right > 0 && box.left < innerWidth,
+    };
+  });
+
+/** Tabs once around, out of the page and in again; fails when that never comes to its end. */
+async function walk(page, { back = false } = {}) {
+  const stops = [];
+  for (let step = 0; step < 200; step += 1) {
+    await page.keyboard.press(back ? 'Shift+Tab' : 'Tab');
+    const stop = await focused(page);
+    if (stops.some(({ mark }) => mark === stop?.mark)) return stops;
+    if (stop) stops.push(stop);
+  }
+  assert.fail(`a trap at ${stops.at(-1)?.name}`);
+}
+
+test(
+  'Tab reaches everything in every view, and never gets caught',
+  { timeout: 240_000 },
+  async () => {
+    const page = await rig.open({ prepare: withChat });
+    await page.locator(id('stats')).first().waitFor();
+    for (const view of await viewIds(page)) {
+      await go(page, view);
+      await page.evaluate(() => document.activeElement?.blur());
+      const stops = await walk(page);
+      const missed = await page.evaluate(() => {
+        const all = document.querySelectorAll('button, input, select, textarea, a[href], summary');
+        return (
+          [...all]
+            .filter((element) => !element.disabled && element.offsetParent && element.tabIndex >= 0)
+            // Of the radio buttons of a group Tab reaches the chosen one.
+            .filter((element) => element.type !== 'radio' || element.checked)
+            .filter((element) => !window.marked.has(element))
+            .map((element) => element.outerHTML.slice(0, 100))
+        );
+      });
+      assert.deepEqual(missed, [], `not reached in ${view}`);
+      assert.deepEqual(
+        stops.filter(({ ring, seen }) => !ring || !seen).map(({ name }) => name),
+        [],
+        `focus not visible in ${view}`,
+      );
+      assert.equal((await walk(page, { back: true })).length > 3, true);
+    }
+  },
+);
+
+test('what is closed is out of the way on a phone', { timeout: 60_000 }, async () => {
+  const page = await rig.open({ size: 'phone', prepare: withChat });
+  await page.locator(id('stats')).first().waitFor();
+  const stops = (await walk(page)).map(({ name }) => name);
+  assert.equal(stops.includes('new-conversation'), false, stops.join());
+  await page.locator(id('drawer-open')).click();
+  await page.waitForFunction(() => document.activeElement?.dataset.testid === 'new-conversation');
+  const inDrawer = (await walk(page)).map(({ name }) => name);
+  assert.equal(inDrawer.includes('composer'), false, inDrawer.join());
+  await page.keyboard.press('Escape');
+  assert.equal((await focused(page)).name, 'drawer-open');
+});
+
+test('views open by their keys, with the focus at their start', { timeout: 60_000 }, async () => {
+  const page = await rig.open({ prepare: withChat });
+  await page.keyboard.press('Control+,');
+  await page.locator(id('theme')).waitFor();
+  assert.equal(await page.evaluate(() => document.activeElement.id), 'view-title');
+  await page.keyboard.press('Control+1');
+  await page.locator(id('composer')).waitFor();
+  assert.equal((await focused(page)).name, 'composer');
+});
+
+test('the help sheet gives the focus back', { timeout: 60_000 }, async () => {
+  const page = await rig.open({ prepare: withChat });
+  await page.locator(id('composer')).focus();
+  // In the field it is a character.
+  await page.keyboard.press('?');
+  assert.equal(await page.locator(id('composer')).inputValue(), '?');
+  await page.keyboard.press('Control+/');
+  await page.locator(id('help')).waitFor();
+  await page.keyboard.press('Escape');
+  await page.locator(id('help')).waitFor({ state: 'detached' });
+  assert.equal((await focused(page)).name, 'composer');
+});
+
+test('Escape closes what is open before it stops an answer', { timeout: 60_000 }, async () => {
+  const page = await rig.open({
+    prepare: () => {
+      window.fake.answer = 'word '.repeat(200);
+    },
+  });
+  await page.locator(id('composer')).fill('Go on');
+  await page.keyboard.press('Enter');
+  await page.locator(id('stop')).waitFor();
+  await page.locator(id('status-badge')).click();
+  await page.keyboard.press('Escape');
+  await page.locator('#status-details').waitFor({ state: 'detached' });
+  assert.equal(await page.locator(id('stop')).count(), 1);
+  await page.keyboard.press('Escape');
+  await page.locator(`${id('message-assistant')}[data-status="stopped"]`).waitFor();
+});
