@@ -1,13 +1,15 @@
-// Status, models and settings.
+// Status, settings and the two models in use.
 (() => {
   const { commands } = window.fake;
   const status = {
     edge: {
+      box: { id: 1, name: 'This device' },
       state: 'connected',
       url: 'ws://127.0.0.1:7470',
       bundled: true,
       model: 'Qwen2.5 Coder 1.5B Instruct',
       detail: null,
+      problem: null,
     },
     drafter: { state: 'ready', model: 'Qwen2.5 Coder 0.5B Instruct', detail: null },
     mode: 'auto',
