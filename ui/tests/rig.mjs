@@ -196,4 +196,8 @@ export async function go(page, view) {
   if (await tab.count()) await tab.click();
   else await entry.click();
   await page.waitForFunction(() => !document.querySelector('main .loading'));
+  // What is folded away counts as well.
+  await page.evaluate(() => {
+    for (const details of document.querySelectorAll('details')) details.open = true;
+  });
 }

@@ -17,9 +17,8 @@
     ...change,
   });
   const [drafter, verifier] = models;
-  const all = () => [
-    model(drafter.name, { ...drafter, family: 'Qwen2.5 Coder' }),
-    model(verifier.name, { ...verifier, family: 'Qwen2.5 Coder', parameters: '1.5B' }),
+  /** Besides the two in use. */
+  const files = [
     model('qwen3-0.6b-q8_0', { state: 'partial', haveBytes: 400_000_000 }),
     model('my-own-model-with-a-name-that-is-long-and-has-no-space', {
       state: 'failed',
@@ -28,6 +27,11 @@
       detail: 'The file is not a GGUF file. Delete it and import it again.',
     }),
     model('qwen3-8b-q4_k_m', { parameters: '8B', bytes: 5_027_000_000, exact: false }),
+  ];
+  const all = () => [
+    model(drafter.name, { ...drafter, family: 'Qwen2.5 Coder' }),
+    model(verifier.name, { ...verifier, family: 'Qwen2.5 Coder', parameters: '1.5B' }),
+    ...files,
   ];
   const pair = (drafter, verifier, problem) => ({
     drafter,
@@ -38,7 +42,7 @@
   });
   const choice = { drafter: drafter.name, verifier: verifier.name };
 
-  Object.assign(window.fake, { choice });
+  Object.assign(window.fake, { files });
   Object.assign(commands, {
     models_overview: () => ({
       models: all(),
