@@ -125,3 +125,67 @@ test('Escape closes what is open before it stops an answer', { timeout: 60_000 }
   await page.keyboard.press('Escape');
   await page.locator(`${id('message-assistant')}[data-status="stopped"]`).waitFor();
 });
+
+test('what asks takes the focus and gives it back', { timeout: 60_000 }, async () => {
+  const page = await rig.open({ prepare: withChat });
+  const name = async () => (await focused(page))?.name;
+  const press = async (...keys) => {
+    for (const key of keys) await page.keyboard.press(key);
+    // A row that hears that the focus left it looks again with the next frame.
+    await page.evaluate(() => new Promise((done) => requestAnimationFrame(() => setTimeout(done))));
+  };
+
+  const more = page.locator(`${id('conversation')}[data-id="1"] .more`);
+  const label = await more.getAttribute('aria-label');
+  await more.focus();
+  await press('Enter');
+  assert.equal(await name(), 'pin');
+  await press('Escape');
+  assert.equal(await name(), label);
+  await press('Enter', 'Tab', 'Enter');
+  assert.equal(await name(), 'New title');
+  await press('Escape');
+  assert.equal(await name(), label);
+  await press('Enter', 'Shift+Tab');
+  assert.equal(await page.locator(id('pin')).count(), 0, 'closed behind the focus');
+
+  await page.locator(id('edit')).last().focus();
+  await press('Enter');
+  assert.equal(await name(), 'edit-text');
+  await press('Escape');
+  assert.equal(await name(), 'edit');
+
+  await go(page, 'boxes');
+  for (const opener of ['box-rename', 'box-revoke']) {
+    await page.locator(id(opener)).last().focus();
+    await press('Enter');
+    assert.ok(['New name', 'Cancel'].includes(await name()), await name());
+    await press(opener === 'box-rename' ? 'Escape' : 'Enter');
+    assert.equal(await name(), opener);
+  }
+
+  await go(page, 'models');
+  await page.locator(id('model-delete')).first().focus();
+  await press('Enter');
+  assert.equal(await name(), 'Cancel');
+  await press('Enter');
+  assert.equal(await name(), 'model-delete');
+});
+
+test('branches turn and answers begin by key', { timeout: 60_000 }, async () => {
+  const page = await rig.open({ prepare: withChat });
+  const answers = page.locator(id('message-assistant'));
+  await page.locator(id('stats')).first().waitFor();
+  assert.equal(await answers.count(), 3);
+  await page.locator(id('branch-previous')).focus();
+  await page.keyboard.press('Enter');
+  await page.getByText('Guessing ahead.').waitFor();
+  assert.equal(await answers.count(), 1, 'what follows is on the other branch');
+  await page.locator(id('again')).focus();
+  await page.keyboard.press('Enter');
+  await page.getByText('Rain falls. It is wet, and it is fine.', { exact: true }).waitFor();
+  await page.getByText('3/3').waitFor();
+  await page.waitForFunction(() =>
+    document.querySelector('[data-testid="announcement"]').textContent.includes('complete'),
+  );
+});

@@ -82,6 +82,7 @@ export async function launch() {
         ...rest,
       });
       const page = await context.newPage();
+      page.setDefaultTimeout(10_000);
       page.problems = [];
       page.on('pageerror', (error) => page.problems.push(String(error)));
       page.on('console', (line) => {
@@ -147,7 +148,7 @@ export async function assertNoOverflow(page, where) {
         /auto|scroll/.test(style.overflowY) &&
         element.scrollHeight > element.clientHeight + 1 &&
         element.scrollWidth > element.clientWidth + 1 &&
-        !element.matches('pre, [data-scroll-x], textarea')
+        !element.matches('pre, table, textarea, [role="region"][tabindex="0"]')
       )
         found.push(`${element.tagName}.${element.className} scrolls sideways`);
     }
@@ -156,7 +157,7 @@ export async function assertNoOverflow(page, where) {
   assert.deepEqual(wide, [], where);
 }
 
-/** Fails when something to be touched is smaller than 44 × 44. Links within text are excepted. */
+/** Fails when something to be touched is smaller than 44 × 44. What is a piece of a text is excepted. */
 export async function assertTouchable(page, where) {
   const small = await page.evaluate(() => {
     const controls =
@@ -165,7 +166,8 @@ export async function assertTouchable(page, where) {
     for (const element of document.querySelectorAll(controls)) {
       const style = getComputedStyle(element);
       if (element.closest('[inert]') || style.visibility === 'hidden') continue;
-      if (element.matches('a') && element.closest('p, li, td')) continue;
+      const within = element.closest(element.matches('a') ? 'p, li, td' : '[role="group"]');
+      if (within && style.display === 'inline') continue;
       // A label around a control is touched in its place.
       const target = element.matches('input') ? (element.closest('label') ?? element) : element;
       const { width, height } = target.getBoundingClientRect();

@@ -84,7 +84,7 @@ const states = {
     },
     act: async (page) => {
       await page.locator(id('box-search')).click();
-      await page.getByText('No box answered').waitFor();
+      await page.getByText('No box was found').waitFor();
     },
   },
   'boxes-asking': {
