@@ -155,6 +155,13 @@ test('what asks takes the focus and gives it back', { timeout: 60_000 }, async (
   await press('Escape');
   assert.equal(await name(), 'edit');
 
+  await go(page, 'metrics');
+  await page.locator(id('bench-start')).focus();
+  await press('Enter');
+  assert.equal(await name(), 'bench-cancel');
+  await page.locator(id('bench-start')).waitFor();
+  assert.equal(await name(), 'bench-start');
+
   await go(page, 'boxes');
   for (const opener of ['box-rename', 'box-revoke']) {
     await page.locator(id(opener)).last().focus();

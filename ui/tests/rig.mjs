@@ -133,7 +133,7 @@ export async function assertNoOverflow(page, where) {
         scrolls(element.parentElement));
     const found = [];
     if (document.documentElement.scrollWidth > limit) found.push('the page');
-    for (const element of document.querySelectorAll('main *, nav *')) {
+    for (const element of document.querySelectorAll('main *, nav *, dialog, dialog *')) {
       const box = element.getBoundingClientRect();
       const hidden = box.width <= 1 || getComputedStyle(element).visibility === 'hidden';
       if (!hidden && (box.right > limit + 1 || box.left < -1) && !scrolls(element.parentElement))
@@ -142,7 +142,7 @@ export async function assertNoOverflow(page, where) {
         );
     }
     // A part that scrolls up and down must not also scroll sideways by accident.
-    for (const element of document.querySelectorAll('main *')) {
+    for (const element of document.querySelectorAll('main *, nav *, dialog, dialog *')) {
       const style = getComputedStyle(element);
       if (
         /auto|scroll/.test(style.overflowY) &&

@@ -57,6 +57,7 @@ describe('shortcuts', () => {
   it('are named as on the keyboard', () => {
     expect(keyNames('Mod+Shift+n', false)).toEqual(['Ctrl', 'Shift', 'N']);
     expect(keyNames('Mod+n', true)).toEqual(['⌘', 'N']);
+    expect(keyNames('Alt+ArrowLeft', false)).toEqual(['Alt', '←']);
     expect(withKeys('Stop', 'stop')).toBe('Stop (Esc)');
   });
 });

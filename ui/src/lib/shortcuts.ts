@@ -119,6 +119,8 @@ export function keyNames(keys: string, apple = isApple): string[] {
     Alt: apple ? '⌥' : t.keys.alt,
     Enter: t.keys.enter,
     Escape: t.keys.escape,
+    ArrowLeft: '←',
+    ArrowRight: '→',
   };
   return keys.split('+').map((part) => names[part] ?? part.toUpperCase());
 }
