@@ -82,7 +82,7 @@ export async function launch() {
         ...rest,
       });
       const page = await context.newPage();
-      page.setDefaultTimeout(10_000);
+      page.setDefaultTimeout(20_000);
       page.problems = [];
       page.on('pageerror', (error) => page.problems.push(String(error)));
       page.on('console', (line) => {
@@ -143,10 +143,8 @@ export async function assertNoOverflow(page, where) {
     }
     // A part that scrolls up and down must not also scroll sideways by accident.
     for (const element of document.querySelectorAll('main *, nav *, dialog, dialog *')) {
-      const style = getComputedStyle(element);
       if (
-        /auto|scroll/.test(style.overflowY) &&
-        element.scrollHeight > element.clientHeight + 1 &&
+        /auto|scroll/.test(getComputedStyle(element).overflowX) &&
         element.scrollWidth > element.clientWidth + 1 &&
         !element.matches('pre, table, textarea, [role="region"][tabindex="0"]')
       )
