@@ -1,4 +1,4 @@
-// Status, settings and the two models in use.
+// Status, settings, the installation and the two models in use.
 (() => {
   const { commands } = window.fake;
   const status = {
@@ -46,6 +46,8 @@
     app_status: () => status,
     models_list: () => models,
     model_cancel: () => {},
+    diagnostics: () => 'Tandem 0.1.0\nlinux x86_64',
+    notify: () => true,
     settings_get: () => settings,
     settings_set: (args) => (settings = args.settings),
   });
