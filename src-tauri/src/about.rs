@@ -29,6 +29,8 @@ pub(crate) fn start_log() {
         EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default))
     };
     let terminal = fmt::layer().with_writer(std::io::stderr).with_filter(chosen("warn"));
+    // The library looks for old files first and complains on the terminal where there is no folder.
+    let _ = std::fs::create_dir_all(log_folder());
     let file = tracing_appender::rolling::Builder::new()
         .rotation(tracing_appender::rolling::Rotation::DAILY)
         .filename_prefix("tandem")
