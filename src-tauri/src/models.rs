@@ -3,12 +3,13 @@
 
 use crate::state::{ApiError, App, CONTEXT};
 use serde::{Deserialize, Serialize};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use tandem_inference::store::{
-    Entry, Phase, Progress, State as FileState, Store, StoreError, catalogue, entry, pairs,
+    Entry, Installed, Phase, Progress, State as FileState, Store, StoreError, catalogue, entry,
+    pairs,
 };
 use tandem_inference::{Facts, available_memory, memory};
 use tauri::State;
@@ -30,17 +31,20 @@ pub(crate) struct Choice {
     pub verifier: String,
 }
 
-impl Choice {
-    /// What was kept; the first pair of the catalogue when nothing was.
-    pub(crate) fn kept(text: Option<&str>) -> Self {
-        text.and_then(|t| serde_json::from_str(t).ok()).unwrap_or_else(|| {
-            let first = &pairs()[0];
-            Self { drafter: first.drafter.clone(), verifier: first.verifier.clone() }
-        })
+impl Default for Choice {
+    /// The first pair of the catalogue.
+    fn default() -> Self {
+        let first = &pairs()[0];
+        Self { drafter: first.drafter.clone(), verifier: first.verifier.clone() }
     }
 }
 
 impl Choice {
+    /// What was kept; the default when nothing was.
+    pub(crate) fn kept(text: Option<&str>) -> Self {
+        text.and_then(|t| serde_json::from_str(t).ok()).unwrap_or_default()
+    }
+
     fn role(&self, name: &str) -> Option<&'static str> {
         if name == self.drafter {
             Some("drafter")
@@ -56,7 +60,7 @@ impl Choice {
 pub(crate) fn ready(store: &Store, name: &str) -> Option<PathBuf> {
     match entry(name) {
         Some(entry) => (store.state(entry) == FileState::Ready).then(|| store.path(entry)),
-        None => store.installed().into_iter().find(|i| i.name == name).map(|i| i.path),
+        None => store.find(name).map(|i| i.path),
     }
 }
 
@@ -126,7 +130,8 @@ pub(crate) struct ModelEvent {
     bytes: u64,
 }
 
-fn known(app: &App, entry: &Entry, choice: &Choice, running: bool) -> ModelView {
+fn known(app: &App, entry: &Entry, choice: &Choice) -> ModelView {
+    let running = app.changing().downloads.contains_key(&entry.name);
     let (bytes, exact) = app.models.bytes(entry);
     let (state, have_bytes) = match app.models.state(entry) {
         FileState::Ready => ("ready", bytes),
@@ -154,8 +159,9 @@ fn known(app: &App, entry: &Entry, choice: &Choice, running: bool) -> ModelView 
     }
 }
 
-fn imported(name: String, path: &Path, bytes: u64, choice: &Choice) -> ModelView {
-    let facts = Facts::read(path);
+fn imported(file: Installed, choice: &Choice) -> ModelView {
+    let Installed { name, path, bytes, .. } = file;
+    let facts = Facts::read(&path);
     let count = facts.as_ref().map_or(0.0, |f| f.parameters as f64);
     ModelView {
         role: choice.role(&name),
@@ -270,25 +276,28 @@ pub(crate) async fn models_overview(app: Shared<'_>) -> Answer<Overview> {
 pub(crate) async fn models_list(app: Shared<'_>) -> Answer<Vec<ModelView>> {
     let app = Arc::clone(&app);
     let work = move || {
-        let mut used = views(&app, &app.choice());
-        used.retain(|m| m.role.is_some());
-        used.sort_by_key(|m| m.role);
-        used
+        let choice = app.choice();
+        // Only these two: the window asks at its start, and other files' headers take time.
+        let mut names = vec![&choice.drafter, &choice.verifier];
+        names.dedup();
+        names.into_iter().filter_map(|name| view(&app, name, &choice)).collect()
     };
     tokio::task::spawn_blocking(work).await.map_err(|e| ApiError::new("model", e))
 }
 
-fn views(app: &App, choice: &Choice) -> Vec<ModelView> {
-    let running: Vec<String> = app.changing().downloads.keys().cloned().collect();
-    let mut models: Vec<ModelView> = catalogue()
-        .iter()
-        .filter(|e| !e.test || app.models.state(e) == FileState::Ready)
-        .map(|e| known(app, e, choice, running.contains(&e.name)))
-        .collect();
-    for file in app.models.installed().into_iter().filter(|i| i.entry.is_none()) {
-        models.push(imported(file.name, &file.path, file.bytes, choice));
+/// One model by name; `None` for an imported file that is gone.
+fn view(app: &App, name: &str, choice: &Choice) -> Option<ModelView> {
+    match entry(name) {
+        Some(entry) => Some(known(app, entry, choice)),
+        None => app.models.find(name).map(|file| imported(file, choice)),
     }
-    models
+}
+
+fn views(app: &App, choice: &Choice) -> Vec<ModelView> {
+    let listed = catalogue().iter().filter(|e| !e.test || app.models.state(e) == FileState::Ready);
+    let own = app.models.installed().into_iter().filter(|i| i.entry.is_none());
+    let listed = listed.map(|e| known(app, e, choice));
+    listed.chain(own.map(|file| imported(file, choice))).collect()
 }
 
 fn overview(app: &App) -> Overview {
@@ -332,9 +341,11 @@ pub(crate) async fn models_choose(app: Shared<'_>, choice: Choice, anyway: bool)
     let text = serde_json::to_string(&choice).map_err(|e| ApiError::new("model", e))?;
     app.choose(choice).await?;
     app.store.set_setting(CHOICE, &text).await?;
-    let app = Arc::clone(&app);
-    tauri::async_runtime::spawn(async move { app.wake().await });
     Ok(())
+}
+
+fn in_catalogue(name: &str) -> Answer<&'static Entry> {
+    entry(name).ok_or_else(|| ApiError::new("model", format!("no model is called {name}")))
 }
 
 /// Downloads and reports until the model is ready. A model that is being downloaded is joined.
@@ -344,9 +355,7 @@ pub(crate) async fn model_download(
     name: String,
     on_event: Channel<ModelEvent>,
 ) -> Answer<()> {
-    let known = entry(&name);
-    let known =
-        known.ok_or_else(|| ApiError::new("model", format!("no model is called {name}")))?;
+    let known = in_catalogue(&name)?;
     let work = move |store: &Store, flag: &AtomicBool, tell: &mut dyn FnMut(Progress)| {
         store.download(known, flag, tell).map(|_| ())
     };
@@ -445,9 +454,7 @@ pub(crate) async fn model_discard(app: Shared<'_>, name: String) -> Answer<()> {
     if app.changing().downloads.contains_key(&name) {
         return Err(ApiError::new("busy", "this model is being downloaded; pause it first"));
     }
-    let known = entry(&name);
-    let known =
-        known.ok_or_else(|| ApiError::new("model", format!("no model is called {name}")))?;
+    let known = in_catalogue(&name)?;
     app.models.discard(known).map_err(|e| ApiError::new("model", e))
 }
 

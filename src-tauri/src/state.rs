@@ -43,6 +43,8 @@ pub(crate) struct Changing {
     pub drafter: Option<Drafter>,
     pub drafter_problem: Option<String>,
     pub loading: bool,
+    /// The models that this device uses.
+    pub choice: Choice,
     /// The box in use, and the link to it.
     pub active: Active,
     pub link: Option<Link>,
@@ -62,7 +64,6 @@ pub(crate) struct App {
     pub boxes: Boxes,
     pub models: ModelStore,
     pub settings: Mutex<Settings>,
-    choice: Mutex<Choice>,
     changing: Mutex<Changing>,
 }
 
@@ -76,14 +77,13 @@ impl App {
         choice: Choice,
     ) -> Self {
         let boxes = Boxes::new(store.clone(), &default_path());
-        let changing = Mutex::new(Changing { active, ..Changing::default() });
-        let (settings, choice) = (Mutex::new(settings), Mutex::new(choice));
-        Self { handle, store, boxes, models, settings, choice, changing }
+        let changing = Mutex::new(Changing { active, choice, ..Changing::default() });
+        Self { handle, store, boxes, models, settings: Mutex::new(settings), changing }
     }
 
     /// The models that this device uses.
     pub(crate) fn choice(&self) -> Choice {
-        self.choice.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.changing().choice.clone()
     }
 
     /// Uses other models from now on, at once. Fails while an answer is being written.
@@ -94,13 +94,12 @@ impl App {
                 let text = "an answer is still being written; stop it or wait for its end";
                 return Err(ApiError::new("busy", text));
             }
-            let mut old = self.choice.lock().unwrap_or_else(PoisonError::into_inner);
-            if old.drafter != choice.drafter {
+            if now.choice.drafter != choice.drafter {
                 (now.drafter, now.drafter_problem) = (None, None);
             }
             // The link introduces the drafter to the edge, so it ends with either.
             (now.link, now.bundled, now.edge_problem) = (None, None, None);
-            *old = choice;
+            now.choice = choice;
         }
         self.tell_status();
         self.wake().await;
@@ -162,7 +161,7 @@ impl App {
                 } else {
                     "missing"
                 },
-                model: Some(self.choice().drafter),
+                model: Some(now.choice.drafter.clone()),
                 detail: now.drafter_problem.clone(),
             },
         };
@@ -204,7 +203,7 @@ impl App {
             now.loading = false;
             match loaded {
                 // Another was chosen meanwhile.
-                _ if self.choice().drafter != name => {}
+                _ if now.choice.drafter != name => {}
                 Ok(drafter) => now.drafter = Some(drafter),
                 Err(e) => now.drafter_problem = Some(e.to_string()),
             }
@@ -237,7 +236,7 @@ impl App {
             let mut now = self.changing();
             now.edge_starting = false;
             // Another box or other models may have been chosen meanwhile.
-            let wanted = now.active.bundled && self.choice() == choice;
+            let wanted = now.active.bundled && now.choice == choice;
             if wanted {
                 now.bundled = started.ok().map(Arc::new);
             }

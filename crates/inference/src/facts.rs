@@ -54,7 +54,7 @@ impl Facts {
         {
             return Ok(facts.clone());
         }
-        let facts = Self::of(path, &Gguf::open(path)?)?;
+        let facts = Self::of(&Gguf::open(path)?)?;
         known().insert(path.to_owned(), (bytes, changed, facts.clone()));
         Ok(facts)
     }
@@ -65,20 +65,19 @@ impl Facts {
     /// As [`Self::read`], and if the model cannot be chatted with.
     pub fn read_whole(path: &Path) -> Result<Self, Error> {
         let file = Gguf::open(path)?;
-        let facts = Self::of(path, &file)?;
+        let facts = Self::of(&file)?;
         if !Tokenizer::from_gguf(&file)?.has_template() {
             return Err(file.bad("it has no chat template; choose an instruct model"));
         }
         Ok(facts)
     }
 
-    fn of(path: &Path, file: &Gguf) -> Result<Self, Error> {
+    fn of(file: &Gguf) -> Result<Self, Error> {
         let shape = file.shape()?;
         let (parameters, quantisation) = file.check_tensors(&shape)?;
         let vocab = tokenizer::vocabulary(file);
-        let stem = path.file_stem().map(|s| s.to_string_lossy().into_owned());
         Ok(Self {
-            name: stem.unwrap_or_default(),
+            name: file.name(),
             parameters,
             quantisation,
             tokenizer: tokenizer::fingerprint(file)?,

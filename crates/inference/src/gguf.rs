@@ -70,6 +70,11 @@ impl Shape {
 }
 
 impl Gguf {
+    /// The file's name without its ending: what its model is called everywhere.
+    pub(crate) fn name(&self) -> String {
+        self.path.file_stem().map_or_else(String::new, |s| s.to_string_lossy().into_owned())
+    }
+
     /// The open file, with a lock on it for as long as it is held: others see that it is in use.
     pub(crate) fn into_lock(self) -> File {
         let file = self.file.into_inner();

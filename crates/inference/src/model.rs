@@ -243,12 +243,11 @@ impl Model {
         let shape = file.shape()?;
         let tokenizer = Tokenizer::from_gguf(&file)?;
         let backend = Backend::load(&file, &shape, tokenizer.vocab(), options)?;
-        let stem = path.file_stem().map(|s| s.to_string_lossy().into_owned());
         Ok(Self {
             id: NEXT.fetch_add(1, Ordering::Relaxed),
             cache_bytes_per_token: shape.cache_bytes_per_token(),
             info: ModelInfo {
-                name: stem.unwrap_or_default(),
+                name: file.name(),
                 architecture: shape.architecture,
                 vocab: tokenizer.vocab(),
                 max_context: shape.max_context,

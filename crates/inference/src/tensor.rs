@@ -92,7 +92,7 @@ impl TensorModel {
     ) -> std::result::Result<Self, Error> {
         let source = Source { file, device: &device };
         let (width, q_width) = (shape.width, shape.heads * shape.head_width);
-        let kv_width = shape.kv_heads * shape.head_width;
+        let kv_width = shape.kv_width();
         let layer = |i: usize| -> std::result::Result<Layer, Error> {
             let name = |part: &str| format!("blk.{i}.{part}");
             let vector = |part: &str, len| source.vector(&name(part), len);

@@ -227,7 +227,8 @@ const WIDTHS: &[i64] = &[
     2_592_000_000,
 ];
 /// Of `rounds`, aggregated: what is summed for each kind of round.
-const SUMS: &str = "count(*) AS n, sum(r.outcome = 'continue') AS went_on, total(r.draft_ms) AS draft, total(r.rtt_ms) AS rtt, \
+const SUMS: &str = "count(*) AS n, sum(r.outcome = 'continue') AS went_on, \
+    total(r.draft_ms) AS draft, total(r.rtt_ms) AS rtt, \
     total(r.queue_ms) AS queue, total(CASE WHEN r.round = 0 THEN r.queue_ms END) AS prompt, \
     total(r.verify_ms) AS verify, total(r.residual_ms) AS residual, \
     sum(r.uplink_bytes) AS uplink, sum(r.downlink_bytes) AS downlink";

@@ -94,98 +94,101 @@ fn refused(entry: &Entry, status: StatusCode) -> StoreError {
     network(entry, reason)
 }
 
-/// Brings the rest of a file to `part`.
-pub(super) fn fetch(
-    url: &str,
-    entry: &Entry,
-    bytes: u64,
-    part: &Path,
-    cancel: &AtomicBool,
-    progress: Report<'_>,
-) -> Result<(), StoreError> {
-    let mut breaks = 0;
-    loop {
-        let before = size_of(part);
-        match attempt(url, entry, bytes, part, cancel, progress) {
-            Err(StoreError::Network { .. }) if size_of(part) > before && breaks < BREAKS => {
-                breaks += 1;
-                std::thread::sleep(Duration::from_millis(300 << breaks));
-                check(cancel)?;
-            }
-            other => return other,
-        }
-    }
+/// A file on its way from the hub.
+pub(super) struct Transfer<'a> {
+    pub url: &'a str,
+    pub entry: &'a Entry,
+    /// Its size.
+    pub bytes: u64,
+    /// Where it goes.
+    pub part: &'a Path,
+    pub cancel: &'a AtomicBool,
 }
 
-fn attempt(
-    url: &str,
-    entry: &Entry,
-    bytes: u64,
-    part: &Path,
-    cancel: &AtomicBool,
-    progress: Report<'_>,
-) -> Result<(), StoreError> {
-    let have = size_of(part);
-    let mut request = agent(url, 10).get(url).header("Accept-Encoding", "identity");
-    if have > 0 {
-        request = request.header("Range", format!("bytes={have}-"));
-    }
-    let response = request.call().map_err(|e| network(entry, format!("the hub: {e}")))?;
-    let file = OpenOptions::new().create(true).append(true).open(part).map_err(io_at(part))?;
-    let start = match response.status().as_u16() {
-        206 if range_start(&response) == Some(have) => have,
-        206 => return Err(network(entry, "the hub sent another part than was asked for".into())),
-        200 => 0,
-        416 => {
-            // What is here is no part of what is there: the next attempt begins again.
-            file.set_len(0).map_err(io_at(part))?;
-            return Err(network(entry, "the file on the hub has changed".into()));
+impl Transfer<'_> {
+    /// Brings the rest of the file.
+    pub(super) fn run(&self, progress: Report<'_>) -> Result<(), StoreError> {
+        let mut breaks = 0;
+        loop {
+            let before = size_of(self.part);
+            match self.attempt(progress) {
+                Err(StoreError::Network { .. })
+                    if size_of(self.part) > before && breaks < BREAKS =>
+                {
+                    breaks += 1;
+                    std::thread::sleep(Duration::from_millis(300 << breaks));
+                    check(self.cancel)?;
+                }
+                other => return other,
+            }
         }
-        _ => return Err(refused(entry, response.status())),
-    };
-    file.set_len(start).map_err(io_at(part))?;
-    receive(response, file, start, bytes, part, entry, cancel, progress)
+    }
+
+    fn failed(&self, reason: impl Into<String>) -> StoreError {
+        network(self.entry, reason.into())
+    }
+
+    fn attempt(&self, progress: Report<'_>) -> Result<(), StoreError> {
+        let Self { url, part, .. } = *self;
+        let have = size_of(part);
+        let mut request = agent(url, 10).get(url).header("Accept-Encoding", "identity");
+        if have > 0 {
+            request = request.header("Range", format!("bytes={have}-"));
+        }
+        let response = request.call().map_err(|e| self.failed(format!("the hub: {e}")))?;
+        let file = OpenOptions::new().create(true).append(true).open(part).map_err(io_at(part))?;
+        let start = match response.status().as_u16() {
+            206 if range_start(&response) == Some(have) => have,
+            206 => return Err(self.failed("the hub sent another part than was asked for")),
+            200 => 0,
+            416 => {
+                // What is here is no part of what is there: the next attempt begins again.
+                file.set_len(0).map_err(io_at(part))?;
+                return Err(self.failed("the file on the hub has changed"));
+            }
+            _ => return Err(refused(self.entry, response.status())),
+        };
+        file.set_len(start).map_err(io_at(part))?;
+        self.receive(response, file, start, progress)
+    }
+
+    fn receive(
+        &self,
+        response: Response<Body>,
+        mut file: File,
+        mut have: u64,
+        progress: Report<'_>,
+    ) -> Result<(), StoreError> {
+        let (bytes, part) = (self.bytes, self.part);
+        // One byte more than wanted shows that the source has another file.
+        let mut body = response.into_body().into_reader().take(bytes.saturating_sub(have) + 1);
+        let mut buffer = vec![0; CHUNK];
+        let broke = loop {
+            check(self.cancel)?;
+            let n = match body.read(&mut buffer) {
+                Ok(0) => break "it ended too early".to_owned(),
+                Ok(n) => n,
+                Err(e) => break e.to_string(),
+            };
+            file.write_all(&buffer[..n]).map_err(io_at(part))?;
+            have += n as u64;
+            progress(Progress { phase: Phase::Downloading, done: have.min(bytes), total: bytes });
+            if have >= bytes {
+                break String::new();
+            }
+        };
+        file.sync_all().map_err(io_at(part))?;
+        if have < bytes {
+            return Err(self.failed(format!("the download broke off ({broke})")));
+        }
+        Ok(())
+    }
 }
 
 /// Where the bytes of a partial answer begin: `bytes 100-199/200`.
 fn range_start(response: &Response<Body>) -> Option<u64> {
     let range = header(response, "Content-Range")?.strip_prefix("bytes ")?;
     range.split('-').next()?.parse().ok()
-}
-
-#[allow(clippy::too_many_arguments, reason = "one step of `attempt`")]
-fn receive(
-    response: Response<Body>,
-    mut file: File,
-    mut have: u64,
-    bytes: u64,
-    part: &Path,
-    entry: &Entry,
-    cancel: &AtomicBool,
-    progress: Report<'_>,
-) -> Result<(), StoreError> {
-    // One byte more than wanted shows that the source has another file.
-    let mut body = response.into_body().into_reader().take(bytes.saturating_sub(have) + 1);
-    let mut buffer = vec![0; CHUNK];
-    let broke = loop {
-        check(cancel)?;
-        let n = match body.read(&mut buffer) {
-            Ok(0) => break "it ended too early".to_owned(),
-            Ok(n) => n,
-            Err(e) => break e.to_string(),
-        };
-        file.write_all(&buffer[..n]).map_err(io_at(part))?;
-        have += n as u64;
-        progress(Progress { phase: Phase::Downloading, done: have.min(bytes), total: bytes });
-        if have >= bytes {
-            break String::new();
-        }
-    };
-    file.sync_all().map_err(io_at(part))?;
-    if have < bytes {
-        return Err(network(entry, format!("the download broke off ({broke})")));
-    }
-    Ok(())
 }
 
 #[cfg(test)]

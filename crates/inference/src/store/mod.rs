@@ -261,7 +261,9 @@ impl Store {
     ) -> Result<(), StoreError> {
         let mut reasons = Vec::new();
         if entry.hub.is_some() {
-            match hub::fetch(&self.url(entry)?, entry, bytes, part, cancel, progress) {
+            let url = self.url(entry)?;
+            let transfer = hub::Transfer { url: &url, entry, bytes, part, cancel };
+            match transfer.run(progress) {
                 Err(StoreError::Network { reason, .. }) => reasons.push(reason),
                 other => return other,
             }
@@ -302,6 +304,12 @@ impl Store {
         all
     }
 
+    /// The model file of this name, checked or not.
+    #[must_use]
+    pub fn find(&self, name: &str) -> Option<Installed> {
+        self.installed().into_iter().find(|i| i.name == name)
+    }
+
     /// What the folder takes of the disk.
     #[must_use]
     pub fn usage(&self) -> Usage {
@@ -314,7 +322,7 @@ impl Store {
     /// # Errors
     /// If there is none, a program computes with it, or it cannot be deleted.
     pub fn delete(&self, name: &str) -> Result<(), StoreError> {
-        let installed = self.installed().into_iter().find(|i| i.name == name);
+        let installed = self.find(name);
         if installed.is_none() && entry(name).is_none() {
             return Err(StoreError::Unknown(format!("no model here is called {name}")));
         }
@@ -355,7 +363,7 @@ impl Store {
     /// If there is no such file.
     pub fn resolve(&self, name_or_path: &str) -> Result<PathBuf, StoreError> {
         // A file that was put here by hand is used; it is checked when it is loaded.
-        if let Some(installed) = self.installed().into_iter().find(|i| i.name == name_or_path) {
+        if let Some(installed) = self.find(name_or_path) {
             return Ok(installed.path);
         }
         if entry(name_or_path).is_some() {
