@@ -64,13 +64,12 @@ const dist = path.join(root, 'ui', 'dist');
 function uiChanged() {
   const built = statSync(path.join(dist, 'index.html'), { throwIfNoEntry: false })?.mtimeMs ?? 0;
   const ui = path.join(root, 'ui');
-  const files = readdirSync(ui, { withFileTypes: true }).filter((entry) => entry.isFile());
-  const sources = ['src', 'public']
-    .filter((name) => existsSync(path.join(ui, name)))
-    .flatMap((name) =>
-      readdirSync(path.join(ui, name), { recursive: true }).map((f) => `${name}/${f}`),
-    );
-  const all = [...sources, ...files.map((entry) => entry.name), '../package-lock.json'];
+  const settings = readdirSync(ui, { withFileTypes: true }).filter((entry) => entry.isFile());
+  const all = [
+    ...readdirSync(path.join(ui, 'src'), { recursive: true }).map((file) => `src/${file}`),
+    ...settings.map((entry) => entry.name),
+    '../package-lock.json',
+  ];
   return all.some((file) => statSync(path.join(ui, file)).mtimeMs > built);
 }
 

@@ -18,7 +18,6 @@ let url;
 
 const sql = database(data);
 const shoot = (name) => shots && page.screenshot(path.join(shots, `${name}.png`));
-const one = async (css) => (await page.find(css))[0];
 const devices = () => JSON.parse(readFileSync(path.join(state, 'devices.json'), 'utf8'));
 /** The first line of a process's output that matches. */
 const line = (child, pattern) =>
@@ -27,10 +26,6 @@ const line = (child, pattern) =>
     lines.on('line', (text) => pattern.test(text) && resolve(pattern.exec(text)[1]));
     child.on('exit', (code) => reject(new Error(`ended with ${code}`)));
   });
-const edgeState = () =>
-  page.run(`return document.querySelector('${id('status-badge')}')?.dataset.edge`);
-const connected = () =>
-  page.until('a connected edge', async () => (await edgeState()) === 'connected', 90);
 
 /** How many bundled edges this test's app runs. */
 function bundled() {
@@ -57,7 +52,7 @@ function pairing() {
 }
 
 async function fill(css, text) {
-  const field = await one(css);
+  const field = await page.one(css);
   await page.run(`document.querySelector('${css}').value = ''`);
   await page.type(field, text);
 }
@@ -73,7 +68,7 @@ before(async () => {
   });
   url = await line(edge, /ready at (wss:\S+)/);
   page = await open(program('tandem-app'), { TANDEM_DATA_DIR: data, TANDEM_KEY_STORE: 'file' });
-  await connected();
+  await page.connected();
   assert.equal(bundled(), 1);
 });
 after(async () => {
@@ -83,9 +78,7 @@ after(async () => {
 });
 
 test('a wrong code is explained, the right one pairs', { timeout: 120_000 }, async () => {
-  await page.run(
-    "window.dispatchEvent(new KeyboardEvent('keydown', { key: '3', ctrlKey: true, bubbles: true }))",
-  );
+  await page.shortcut('3');
   await page.until('the bundled box', async () => (await page.find(id('box'))).length === 1);
   await shoot('boxes-empty');
   const { child, code } = pairing();
@@ -93,15 +86,15 @@ test('a wrong code is explained, the right one pairs', { timeout: 120_000 }, asy
   const address = url.replace('wss://', '');
   await fill(id('box-place'), address);
   await fill(id('box-code'), right === '0000-0000' ? '1111-1111' : '0000-0000');
-  await page.click(await one(id('box-pair')));
-  const problem = await page.until('an explanation', () => one(id('box-add-problem')), 15);
+  await page.click(await page.one(id('box-pair')));
+  const problem = await page.until('an explanation', () => page.one(id('box-add-problem')), 15);
   assert.match(await page.text(problem), /wrong/);
   assert.equal(sql("SELECT count(*) FROM boxes WHERE kind = 'paired'")[0][0], 0);
 
   await fill(id('box-place'), address);
   await fill(id('box-code'), right.toLowerCase());
   const ended = new Promise((resolve) => child.on('exit', resolve));
-  await page.click(await one(id('box-pair')));
+  await page.click(await page.one(id('box-pair')));
   await page.until('the new box', async () => (await page.find(id('box'))).length === 2, 15);
   assert.equal(await ended, 0);
   assert.equal(devices().length, 1);
@@ -114,29 +107,29 @@ test('a wrong code is explained, the right one pairs', { timeout: 120_000 }, asy
 });
 
 test('the link is tested, and the box answers a chat', { timeout: 240_000 }, async () => {
-  await page.click(await one(card(id('box-test'))));
+  await page.click(await page.one(card(id('box-test'))));
   await page.until(
     'a round trip',
-    async () => / ms /.test(await page.text(await one(card(id('box-result'))))),
+    async () => / ms /.test(await page.text(await page.one(card(id('box-result'))))),
     15,
   );
-  await page.click(await one(card(id('box-use'))));
-  await page.until('the box in use', () => one(`${id('box')}:nth-of-type(2)[data-active="true"]`));
-  await connected();
+  await page.click(await page.one(card(id('box-use'))));
+  await page.until('the box in use', () =>
+    page.one(`${id('box')}:nth-of-type(2)[data-active="true"]`),
+  );
+  await page.connected();
   const list = () =>
     execFileSync(program('tandem-edge'), ['devices', 'list', '--state', state], {
       encoding: 'utf8',
     });
-  await page.run(
-    "window.dispatchEvent(new KeyboardEvent('keydown', { key: '1', ctrlKey: true, bubbles: true }))",
+  await page.shortcut('1');
+  await page.until('the composer', () => page.one(id('composer')));
+  await page.ask('Write a haiku about rain.');
+  await page.until(
+    'the answer',
+    () => page.one(`${id('message-assistant')}[data-status="done"]`),
+    150,
   );
-  await page.until('the composer', () => one(id('composer')));
-  await page.type(await one(id('composer')), 'Write a haiku about rain.');
-  await page.until('send', async () =>
-    page.run(`return !document.querySelector('${id('send')}').disabled`),
-  );
-  await page.click(await one(id('send')));
-  await page.until('the answer', () => one(`${id('message-assistant')}[data-status="done"]`), 150);
   const [[mode, rounds]] = sql('SELECT min(mode), count(*) FROM rounds');
   assert.equal(mode, 'dssd');
   assert.ok(rounds > 1);
@@ -149,16 +142,14 @@ test(
   'revoking it goes back to the bundled edge and forgets the token on both sides',
   { timeout: 120_000 },
   async () => {
-    await page.run(
-      "window.dispatchEvent(new KeyboardEvent('keydown', { key: '3', ctrlKey: true, bubbles: true }))",
-    );
+    await page.shortcut('3');
     await page.until('both boxes', async () => (await page.find(id('box'))).length === 2);
-    await page.click(await one(card(id('box-revoke'))));
-    await page.click(await page.until('a question', () => one(id('box-confirm'))));
+    await page.click(await page.one(card(id('box-revoke'))));
+    await page.click(await page.until('a question', () => page.one(id('box-confirm'))));
     await page.until('one box', async () => (await page.find(id('box'))).length === 1, 20);
     assert.deepEqual(devices(), []);
     assert.equal(readFileSync(path.join(data, 'tokens.json'), 'utf8').includes('tandem_'), false);
-    await connected();
+    await page.connected();
     assert.equal(
       await page.run(`return document.querySelector('${id('box')}').dataset.active`),
       'true',
@@ -170,15 +161,20 @@ test('a device that the box revokes is told why', { timeout: 120_000 }, async ()
   const { code } = pairing();
   await fill(id('box-place'), url);
   await fill(id('box-code'), await code);
-  await page.click(await one(id('box-pair')));
-  await page.until('the box', () => one(card(id('box-use'))), 15);
-  await page.click(await one(card(id('box-use'))));
-  await connected();
+  await page.click(await page.one(id('box-pair')));
+  await page.until('the box', () => page.one(card(id('box-use'))), 15);
+  await page.click(await page.one(card(id('box-use'))));
+  await page.linked('attic');
   const [{ id: device }] = devices();
   execFileSync(program('tandem-edge'), ['devices', 'revoke', device, '--state', state]);
-  const problem = await page.until('an explanation', () => one(card(id('box-problem'))), 20);
-  assert.match(await page.text(problem), /does not know this device/);
-  assert.equal(await edgeState(), 'offline');
+  // First the end of the connection is told, then what the box says to the next one.
+  await page.until(
+    'an explanation',
+    async () =>
+      /does not know this device/.test(await page.text(await page.one(card(id('box-problem'))))),
+    20,
+  );
+  assert.ok(await page.one(`${id('status-badge')}[data-edge="offline"]`));
   await page.size(390, 800);
   await shoot('boxes-phone');
 });

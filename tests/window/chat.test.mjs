@@ -15,7 +15,6 @@ const env = { TANDEM_DATA_DIR: data, TANDEM_DIALOG_DIR: files };
 let page;
 
 const sql = database(data);
-const one = async (css) => (await page.find(css))[0];
 const count = async (css) => (await page.find(css)).length;
 const press = (name, at = -1) =>
   page.run(
@@ -32,28 +31,21 @@ const questions = () =>
     `return [...document.querySelectorAll('${id('message-user')}')].map((a) => a.textContent)`,
   );
 const idle = () =>
-  page.until('the answer', async () => (await one(id('send'))) && !(await one(id('stop'))), 120);
+  page.until(
+    'the answer',
+    async () => (await page.one(id('send'))) && !(await page.one(id('stop'))),
+    120,
+  );
 
 async function ask(text) {
-  await page.type(await one(id('composer')), text);
-  await page.until('send to be enabled', () =>
-    page.run(`return !document.querySelector('${id('send')}').disabled`),
-  );
-  await page.click(await one(id('send')));
-  await page.until('a new answer', () => one(`${id('message-assistant')}`), 30);
+  await page.ask(text);
+  await page.until('a new answer', () => page.one(`${id('message-assistant')}`), 30);
 }
 
 before(async () => {
   mkdirSync(files);
   page = await open(program('tandem-app'), env);
-  await page.until(
-    'a connected edge',
-    () =>
-      page.run(
-        `return document.querySelector('${id('status-badge')}')?.dataset.edge === 'connected'`,
-      ),
-    120,
-  );
+  await page.connected(120);
 });
 after(async () => {
   await page?.close();
@@ -67,7 +59,7 @@ test(
     await ask('Name one colour, in one word.');
     await idle();
     await press('again');
-    await page.until('the switch', () => one(id('branches')), 60);
+    await page.until('the switch', () => page.one(id('branches')), 60);
     await idle();
     assert.equal(sql("SELECT count(*) FROM messages WHERE role = 'assistant'")[0][0], 2);
     assert.equal(await count(id('message-assistant')), 1);
@@ -79,8 +71,8 @@ test(
     await page.until('the first answer', async () => Number(await shown()) !== second, 10);
 
     await press('edit');
-    await page.until('the field', () => one(id('edit-text')), 10);
-    await page.type(await one(id('edit-text')), ' And one animal.');
+    await page.until('the field', () => page.one(id('edit-text')), 10);
+    await page.type(await page.one(id('edit-text')), ' And one animal.');
     await press('edit-send');
     await page.until(
       'the edited question',
@@ -143,13 +135,13 @@ test('what was exported is imported as the same conversation', { timeout: 120_00
 
 test('a deleted conversation comes back, and search finds it', { timeout: 60_000 }, async () => {
   await page.run(`document.querySelector('${id('conversation')} .more').click()`);
-  await page.until('the actions', () => one(id('delete')), 10);
+  await page.until('the actions', () => page.one(id('delete')), 10);
   await press('delete');
   await page.until('one conversation', async () => (await count(id('conversation'))) === 1, 10);
   await press('undo');
   await page.until('both', async () => (await count(id('conversation'))) === 2, 10);
   assert.equal(sql('SELECT count(*) FROM conversations WHERE deleted_at IS NOT NULL')[0][0], 0);
-  await page.type(await one(id('search')), 'anima');
+  await page.type(await page.one(id('search')), 'anima');
   await page.until('a hit', async () => (await count(id('hit'))) > 0, 10);
   await press('hit', 0);
   await page.until(
@@ -178,7 +170,7 @@ test(
         return callback(data);
       });`);
     await ask('Write four short sentences about the sea.');
-    await page.until('the end', async () => !(await one(id('stop'))), 180);
+    await page.until('the end', async () => !(await page.one(id('stop'))), 180);
     assert.ok((await page.run('return window.lost')) > 0);
     const [[content, status]] = sql(
       "SELECT content, status FROM messages WHERE role = 'assistant' ORDER BY id DESC LIMIT 1",
@@ -203,17 +195,10 @@ test(
     page = await open(program('tandem-app'), env);
     await page.until(
       'the interrupted answer',
-      () => one(`${id('message-assistant')}[data-status="interrupted"]`),
+      () => page.one(`${id('message-assistant')}[data-status="interrupted"]`),
       60,
     );
-    await page.until(
-      'the drafter',
-      () =>
-        page.run(
-          `return document.querySelector('${id('status-badge')}')?.dataset.edge === 'connected'`,
-        ),
-      120,
-    );
+    await page.connected(120);
     await press('continue');
     await page.until('more', async () => half().length > kept.length + 20, 90);
     assert.ok(half().startsWith(kept));
@@ -233,11 +218,11 @@ test(
     await page.close();
     sql("INSERT INTO _sqlx_migrations VALUES (9999, 'later', '2030-01-01', 1, x'00', 0)");
     page = await open(program('tandem-app'), env);
-    const screen = await page.until('the screen', () => one(id('startup-error')), 30);
+    const screen = await page.until('the screen', () => page.one(id('startup-error')), 30);
     assert.match(await page.text(screen), /newer version/);
     sql('DELETE FROM _sqlx_migrations WHERE version = 9999');
     await press('startup-again');
-    await page.until('the composer', () => one(id('composer')), 30);
+    await page.until('the composer', () => page.one(id('composer')), 30);
     await page.until('the conversations', async () => (await count(id('conversation'))) >= 2, 30);
   },
 );

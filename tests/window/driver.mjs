@@ -46,6 +46,7 @@ export async function open(binary, env, { width = 1100, height = 800 } = {}) {
       const found = await call('POST', `${at}/elements`, { using: 'css selector', value: css });
       return found.map((element) => element[ELEMENT]);
     },
+    one: async (css) => (await page.find(css))[0],
     /** Waits until `check` gives something truthy. */
     until: async (what, check, seconds = 60) => {
       const end = Date.now() + seconds * 1000;
@@ -60,6 +61,41 @@ export async function open(binary, env, { width = 1100, height = 800 } = {}) {
     type: (id, text) => call('POST', `${at}/element/${id}/value`, { text }),
     click: (id) => call('POST', `${at}/element/${id}/click`, {}),
     text: (id) => call('GET', `${at}/element/${id}/text`),
+    /** Presses a key together with Ctrl. */
+    shortcut: (key) =>
+      page.run(
+        "window.dispatchEvent(new KeyboardEvent('keydown', { key: arguments[0], ctrlKey: true, bubbles: true }))",
+        key,
+      ),
+    enabled: (css) => page.run('return !document.querySelector(arguments[0]).disabled', css),
+    /** Types a question and sends it. */
+    ask: async (text) => {
+      await page.type(await page.one(id('composer')), text);
+      await page.until('send to be enabled', () => page.enabled(id('send')));
+      await page.click(await page.one(id('send')));
+    },
+    connected: (seconds = 90) =>
+      page.until(
+        'a connected edge',
+        () =>
+          page.run(
+            'return document.querySelector(arguments[0])?.dataset.edge === "connected"',
+            id('status-badge'),
+          ),
+        seconds,
+      ),
+    /** Waits for a link to a box or a model of this name. The badge may still speak of the last one. */
+    linked: (to, seconds = 90) =>
+      page.until(
+        `a link to ${to}`,
+        () =>
+          page.run(
+            `return window.__TAURI_INTERNALS__.invoke('app_status').then(({ edge }) =>
+              edge.state === 'connected' && [edge.box.name, edge.model].includes(arguments[0]))`,
+            to,
+          ),
+        seconds,
+      ),
     attribute: (id, name) => call('GET', `${at}/element/${id}/attribute/${name}`),
     size: (w, h) => call('POST', `${at}/window/rect`, { x: 0, y: 0, width: w, height: h }),
     screenshot: async (path) => {

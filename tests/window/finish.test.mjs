@@ -15,17 +15,6 @@ const sql = database(data);
 const shots = process.env.TANDEM_SCREENSHOTS;
 let page;
 
-const one = async (css) => (await page.find(css))[0];
-const connected = () =>
-  page.until(
-    'a connected edge',
-    () =>
-      page.run(
-        `return document.querySelector('${id('status-badge')}')?.dataset.edge === 'connected'`,
-      ),
-    90,
-  );
-
 /** When a process began, in milliseconds since the epoch, to 10 ms. */
 function began(pid) {
   const start = Number(readFileSync(`/proc/${pid}/stat`, 'utf8').split(') ')[1].split(' ')[19]);
@@ -48,7 +37,7 @@ test('the window can be used soon after the start', { timeout: 120_000 }, async 
         `const [m] = performance.getEntriesByName('usable'); return m && performance.timeOrigin + m.startTime`,
       ),
     );
-    assert.ok(await one(id('composer')));
+    assert.ok(await page.one(id('composer')));
     const pid = execFileSync('pgrep', ['-n', 'tandem-app'], { encoding: 'utf8' }).trim();
     times.push(Math.round(at - began(pid)));
   }
@@ -58,12 +47,8 @@ test('the window can be used soon after the start', { timeout: 120_000 }, async 
 });
 
 test('typing stays smooth while both models compute', { timeout: 240_000 }, async (t) => {
-  await connected();
-  await page.type(await one(id('composer')), 'Tell me of the xylophone of Zanzibar, at length.');
-  await page.until('send', () =>
-    page.run(`return !document.querySelector('${id('send')}').disabled`),
-  );
-  await page.click(await one(id('send')));
+  await page.connected();
+  await page.ask('Tell me of the xylophone of Zanzibar, at length.');
   await page.until('text', async () => {
     const all = await page.find(id('message-assistant'));
     return all.length === 1 && (await page.text(all[0])).length > 20;
@@ -76,7 +61,7 @@ test('typing stays smooth while both models compute', { timeout: 240_000 }, asyn
       last = now;
       if (frames.length < 5000) requestAnimationFrame(tick);
     })`);
-  const composer = await one(id('composer'));
+  const composer = await page.one(id('composer'));
   for (const word of 'and then please go on with the drums and the flutes'.split(' ')) {
     await page.type(composer, `${word} `);
     await page.run(
@@ -85,15 +70,19 @@ test('typing stays smooth while both models compute', { timeout: 240_000 }, asyn
     await sleep(100);
   }
   const frames = (await page.run('return window.frames_')).sort((a, b) => a - b);
-  assert.ok(await one(id('stop')), 'the answer ended too early to measure');
+  assert.ok(await page.one(id('stop')), 'the answer ended too early to measure');
   const at = (share) => frames[Math.floor(frames.length * share)];
   t.diagnostic(
     `${frames.length} frames: median ${at(0.5).toFixed(1)} ms, p95 ${at(0.95).toFixed(1)}, longest ${at(0.999).toFixed(1)}`,
   );
   assert.ok(frames.length > 60 && at(0.5) < 18, `${at(0.5)} ms a frame`);
   assert.ok(at(0.95) < 50, `${at(0.95)} ms for one frame of twenty`);
-  await page.click(await one(id('stop')));
-  await page.until('the end', () => one(`${id('message-assistant')}[data-status="stopped"]`), 10);
+  await page.click(await page.one(id('stop')));
+  await page.until(
+    'the end',
+    () => page.one(`${id('message-assistant')}[data-status="stopped"]`),
+    10,
+  );
 });
 
 test('log and diagnostics name no word of a chat', { timeout: 60_000 }, async () => {
@@ -116,18 +105,16 @@ test(
   'the view of settings ends with what this is and whose work is in it',
   { timeout: 60_000 },
   async () => {
-    await page.run(
-      "window.dispatchEvent(new KeyboardEvent('keydown', { key: ',', ctrlKey: true, bubbles: true }))",
-    );
-    const about = await page.until('the section', () => one(id('about')));
+    await page.shortcut(',');
+    const about = await page.until('the section', () => page.one(id('about')));
     assert.match(await page.text(about), /Version \d+\.\d+\.\d+/);
     await page.run(`document.querySelector('${id('about')} summary').click()`);
-    await page.type(await one(`${id('about')} input`), 'tokenizers');
+    await page.type(await page.one(`${id('about')} input`), 'tokenizers');
     await page.until(
       'one package',
       async () => (await page.find(`${id('about')} li`)).length === 1,
     );
-    assert.match(await page.text(await one(`${id('about')} li`)), /tokenizers .*Apache-2.0/);
+    assert.match(await page.text(await page.one(`${id('about')} li`)), /tokenizers .*Apache-2.0/);
     await page.run(`document.querySelector('${id('about')}').scrollIntoView()`);
     if (shots) await page.screenshot(path.join(shots, 'about.png'));
   },

@@ -37,34 +37,16 @@ const ranges = [];
 
 const sql = database(data);
 const shoot = (name) => shots && page.screenshot(path.join(shots, `${name}.png`));
-const one = async (css) => (await page.find(css))[0];
 const row = (name) => `${id('model')}[data-name="${name}"]`;
 const stateOf = (name) =>
   page.run(`return document.querySelector(arguments[0])?.dataset.state`, row(name));
 const press = (css) => page.run('document.querySelector(arguments[0]).click()', css);
-const view = (number) =>
-  page.run(
-    `window.dispatchEvent(new KeyboardEvent('keydown', { key: '${number}', ctrlKey: true, bubbles: true }))`,
-  );
 const choose = (name, value) =>
   page.run(
     `const s = document.querySelector(arguments[0]); s.value = arguments[1]; s.dispatchEvent(new Event('change', { bubbles: true }))`,
     id(name),
     value,
   );
-const linked = (model) =>
-  page.until(
-    `a link to ${model}`,
-    () =>
-      page.run(
-        `return window.__TAURI_INTERNALS__.invoke('app_status').then(({ edge }) => edge.state === 'connected' && edge.model === arguments[0])`.replace(
-          'arguments[0]',
-          JSON.stringify(model),
-        ),
-      ),
-    90,
-  );
-
 /** Sends 4 MB every tenth of a second, from where it is asked. */
 async function send(request, response) {
   const size = statSync(SMALL).size;
@@ -108,8 +90,8 @@ before(async () => {
     TANDEM_HUB: `http://127.0.0.1:${hub.address().port}`,
     TANDEM_IMPORT_FILE: own,
   });
-  await linked(VERIFIER);
-  await view(4);
+  await page.linked(VERIFIER);
+  await page.shortcut('4');
   await page.until('the pairs', async () => (await page.find(id('pair'))).length > 5);
 });
 after(async () => {
@@ -120,7 +102,7 @@ after(async () => {
 });
 
 test('the pair in use is shown, and what fits', { timeout: 60_000 }, async () => {
-  const text = await page.text(await one(`${id('pair')}[data-name="${DRAFTER}+${VERIFIER}"]`));
+  const text = await page.text(await page.one(`${id('pair')}[data-name="${DRAFTER}+${VERIFIER}"]`));
   assert.match(text, /In use/);
   assert.match(text, /Compatible/);
   assert.match(text, /memory/);
@@ -166,30 +148,22 @@ test('an imported file is refused beside another tokenizer', { timeout: 60_000 }
   await page.until('the imported model', async () => (await stateOf('own-small')) === 'ready', 30);
   await choose('own-drafter', 'own-small');
   await choose('own-verifier', VERIFIER);
-  const problem = await page.until('a problem', () => one(id('own-problem')), 15);
+  const problem = await page.until('a problem', () => page.one(id('own-problem')), 15);
   assert.match(await page.text(problem), /different tokenizers/);
   assert.equal(await page.run(`return document.querySelector('${id('own-use')}').disabled`), true);
 });
 
 test('another pair is used at once and answers', { timeout: 180_000 }, async () => {
   await choose('own-verifier', 'own-small');
-  await page.until(
-    'a pair that goes together',
-    () => page.run(`return !document.querySelector('${id('own-use')}').disabled`),
-    15,
-  );
+  await page.until('a pair that goes together', () => page.enabled(id('own-use')), 15);
   await press(id('own-use'));
-  await linked('own-small');
-  await view(1);
-  await page.until('the composer', () => one(id('composer')));
-  await page.type(await one(id('composer')), 'Say yes.');
-  await page.until('send', () =>
-    page.run(`return !document.querySelector('${id('send')}').disabled`),
-  );
-  await page.click(await one(id('send')));
+  await page.linked('own-small');
+  await page.shortcut('1');
+  await page.until('the composer', () => page.one(id('composer')));
+  await page.ask('Say yes.');
   await page.until(
     'the answer',
-    async () => (await one(id('stats'))) && !(await one(id('stop'))),
+    async () => (await page.one(id('stats'))) && !(await page.one(id('stop'))),
     90,
   );
   const [[drafter, verifier]] = sql(
@@ -202,25 +176,26 @@ test(
   'a model in use stays; another can be deleted, and text is no model',
   { timeout: 180_000 },
   async () => {
-    await view(4);
+    await page.shortcut('4');
     const remove = async (name) => {
-      await page.until('its row', () => one(`${row(name)} ${id('model-delete')}`), 15);
+      await page.until('its row', () => page.one(`${row(name)} ${id('model-delete')}`), 15);
       await press(`${row(name)} ${id('model-delete')}`);
-      await page.until('the question', () => one(id('model-delete-sure')), 5);
+      await page.until('the question', () => page.one(id('model-delete-sure')), 5);
       await press(id('model-delete-sure'));
     };
     await remove('own-small');
     await page.until(
       'a refusal',
-      async () => /in use/.test(await page.text(await one(`${row('own-small')} [role="alert"]`))),
+      async () =>
+        /in use/.test(await page.text(await page.one(`${row('own-small')} [role="alert"]`))),
       10,
     );
     assert.ok(existsSync(path.join(folder, 'own-small.gguf')));
 
     await press(`${id('pair')}[data-name="${DRAFTER}+${VERIFIER}"] ${id('pair-use')}`);
-    await linked(VERIFIER);
+    await page.linked(VERIFIER);
     await remove('own-small');
-    await page.until('it to be gone', async () => !(await one(row('own-small'))), 10);
+    await page.until('it to be gone', async () => !(await page.one(row('own-small'))), 10);
     assert.ok(!existsSync(path.join(folder, 'own-small.gguf')) && existsSync(own));
 
     rmSync(own);
@@ -228,7 +203,7 @@ test(
     await press(id('model-import'));
     await page.until(
       'an explanation',
-      async () => /GGUF/.test(await page.text(await one(id('import-error')))),
+      async () => /GGUF/.test(await page.text(await page.one(id('import-error')))),
       10,
     );
   },

@@ -23,15 +23,6 @@ const edges = () => {
   }
 };
 const shoot = (name) => shots && page.screenshot(path.join(shots, `${name}.png`));
-const one = async (css) => (await page.find(css))[0];
-
-async function ask(text) {
-  await page.type(await one(id('composer')), text);
-  await page.until('send to be enabled', async () =>
-    page.run(`return !document.querySelector('${id('send')}').disabled`),
-  );
-  await page.click(await one(id('send')));
-}
 
 before(async () => {
   page = await open(program('tandem-app'), { TANDEM_DATA_DIR: data });
@@ -42,20 +33,16 @@ after(async () => {
 });
 
 test('the bundled edge comes up behind the window', { timeout: 120_000 }, async () => {
-  await page.until('a connected edge', async () =>
-    page.run(
-      `return document.querySelector('${id('status-badge')}')?.dataset.edge === 'connected'`,
-    ),
-  );
+  await page.connected(60);
   assert.equal(edges().filter(Boolean).length >= 1, true);
 });
 
 test('an answer streams, and its figures are shown and stored', { timeout: 180_000 }, async () => {
-  await ask('Write a haiku about rain.');
+  await page.ask('Write a haiku about rain.');
   const answer = `${id('message-assistant')}[data-status="done"]`;
-  await page.until('the answer', async () => one(answer), 120);
-  assert.match(await page.text(await one(answer)), /\w+ \w+/);
-  const stats = await one(id('stats'));
+  await page.until('the answer', async () => page.one(answer), 120);
+  assert.match(await page.text(await page.one(answer)), /\w+ \w+/);
+  const stats = await page.one(id('stats'));
   assert.equal(await page.attribute(stats, 'data-mode'), 'dssd');
   const [[content, tokens]] = sql("SELECT content, tokens FROM messages WHERE role='assistant'");
   const [[rounds, sum]] = sql('SELECT count(*), sum(accepted + 1) FROM rounds');
@@ -66,23 +53,23 @@ test('an answer streams, and its figures are shown and stored', { timeout: 180_0
 });
 
 test('stop ends an answer at once and keeps its text', { timeout: 120_000 }, async () => {
-  await ask('Count from 1 to 500 in words, separated by commas.');
+  await page.ask('Count from 1 to 500 in words, separated by commas.');
   await page.until('text', async () => {
     const all = await page.find(id('message-assistant'));
     return all.length === 2 && (await page.text(all[1])).length > 20;
   });
   const start = Date.now();
-  await page.click(await one(id('stop')));
+  await page.click(await page.one(id('stop')));
   await page.until(
     'the end',
-    async () => one(`${id('message-assistant')}[data-status="stopped"]`),
+    async () => page.one(`${id('message-assistant')}[data-status="stopped"]`),
     10,
   );
   assert.ok(Date.now() - start < 2000, `${Date.now() - start} ms`);
 });
 
 test('a killed app leaves what was streamed, and its edge ends', { timeout: 180_000 }, async () => {
-  await ask('Tell me a long story about a lighthouse keeper.');
+  await page.ask('Tell me a long story about a lighthouse keeper.');
   await page.until('text', async () => {
     const [[length]] = sql('SELECT length(content) FROM messages ORDER BY id DESC LIMIT 1');
     const all = await page.find(id('message-assistant'));
@@ -95,7 +82,7 @@ test('a killed app leaves what was streamed, and its edge ends', { timeout: 180_
   assert.ok(content.length > 40, content);
   assert.ok(existsSync(path.join(data, 'tandem.db')));
   page = await open(program('tandem-app'), { TANDEM_DATA_DIR: data }, { width: 400, height: 800 });
-  await page.until('a composer', async () => one(id('composer')));
+  await page.until('a composer', async () => page.one(id('composer')));
   const [[status]] = sql('SELECT status FROM messages ORDER BY id DESC LIMIT 1');
   assert.equal(status, 'interrupted');
   await shoot('phone');
