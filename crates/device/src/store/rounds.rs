@@ -2,6 +2,7 @@
 
 use super::{Store, StoreError, found};
 use crate::record::{Pair, RoundRecord, Totals};
+use sqlx::sqlite::SqliteRow;
 use sqlx::{Row, SqliteConnection};
 
 impl Store {
@@ -66,17 +67,43 @@ impl Store {
         .bind(r.decision.as_deref())
         .execute(&mut *transaction)
         .await?;
-        let ids: Vec<u8> = r.tokens.iter().flat_map(|id| id.0.to_le_bytes()).collect();
-        sqlx::query("INSERT INTO round_tokens VALUES (?, ?, ?, ?)")
-            .bind(message)
-            .bind(r.round)
-            .bind(ids)
-            .bind(serde_json::to_string(&r.pieces).unwrap_or_default())
-            .execute(&mut *transaction)
-            .await?;
+        let ids: Vec<u32> = r.tokens.iter().map(|id| id.0).collect();
+        insert_tokens(&mut transaction, message, r.round, &ids, &r.pieces).await?;
         transaction.commit().await?;
         Ok(())
     }
+}
+
+/// Keeps the tokens of a round, and the text that each completed.
+pub(super) async fn insert_tokens(
+    connection: &mut SqliteConnection,
+    message: i64,
+    round: u32,
+    ids: &[u32],
+    pieces: &[String],
+) -> Result<(), StoreError> {
+    let ids: Vec<u8> = ids.iter().flat_map(|id| id.to_le_bytes()).collect();
+    sqlx::query("INSERT INTO round_tokens VALUES (?, ?, ?, ?)")
+        .bind(message)
+        .bind(round)
+        .bind(ids)
+        .bind(serde_json::to_string(pieces).unwrap_or_default())
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+/// The tokens of a round from a row with the columns `ids` and `pieces`, as many of both; none where
+/// they were not kept.
+pub(super) fn tokens(row: &SqliteRow) -> Result<(Vec<u32>, Vec<String>), StoreError> {
+    let ids: Option<Vec<u8>> = row.try_get("ids")?;
+    let pieces: Option<String> = row.try_get("pieces")?;
+    let (ids, _) = ids.as_deref().unwrap_or_default().as_chunks();
+    let ids: Vec<u32> = ids.iter().map(|id| u32::from_le_bytes(*id)).collect();
+    let mut pieces: Vec<String> =
+        pieces.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default();
+    pieces.resize(ids.len(), String::new());
+    Ok((ids, pieces))
 }
 
 /// The row of a pair, made when it is new.

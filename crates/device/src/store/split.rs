@@ -1,5 +1,6 @@
 //! One answer, token by token: who made each, and what its round cost.
 
+use super::rounds::tokens;
 use super::{Store, StoreError};
 use serde::Serialize;
 use sqlx::Row;
@@ -134,14 +135,9 @@ fn split_ms(rounds: &[SplitRound]) -> Option<f64> {
 fn round(row: &SqliteRow) -> Result<SplitRound, StoreError> {
     let (mode, outcome): (String, String) = (row.try_get("mode")?, row.try_get("outcome")?);
     let accepted: u32 = row.try_get("accepted")?;
-    let ids: Option<Vec<u8>> = row.try_get("ids")?;
-    let pieces: Option<String> = row.try_get("pieces")?;
-    let mut pieces: Vec<String> =
-        pieces.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default();
-    let (ids, _) = ids.as_deref().unwrap_or_default().as_chunks();
-    pieces.resize(ids.len(), String::new());
-    let token = |((i, id), text): ((u32, &[u8; 4]), String)| SplitToken {
-        id: u32::from_le_bytes(*id),
+    let (ids, pieces) = tokens(row)?;
+    let token = |((i, id), text): ((u32, u32), String)| SplitToken {
+        id,
         text,
         origin: origin(&mode, i < accepted, &outcome),
     };

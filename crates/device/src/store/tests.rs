@@ -2,6 +2,7 @@ use super::*;
 use crate::record::{Finish, RoundRecord, Totals};
 use sqlx::Connection;
 use sqlx::sqlite::SqliteConnection;
+use tandem_speculation::TokenId;
 
 pub(super) struct Scratch {
     pub store: Store,
@@ -36,8 +37,8 @@ pub(super) fn round(number: u32) -> RoundRecord {
         started_at: 1_000 + i64::from(number),
         decision: None,
         pair: Default::default(),
-        tokens: Vec::new(),
-        pieces: Vec::new(),
+        tokens: [7, 8, 300].map(TokenId).to_vec(),
+        pieces: ["Three ", "", "tokens"].map(String::from).to_vec(),
     }
 }
 

@@ -4,6 +4,7 @@
 //! written, and all of it is written in one transaction.
 
 use super::conversations::{clip, preset_text};
+use super::rounds::{insert_tokens, tokens};
 use super::{Change, Preset, Store, StoreError};
 use crate::{new_session, now_ms};
 use serde::{Deserialize, Serialize};
@@ -121,6 +122,12 @@ pub(super) struct SavedRound {
     uplink_bytes: u32,
     downlink_bytes: u32,
     started_at: i64,
+    /// Its tokens' ids, and the text that each completed. Without them, who made which token is not
+    /// known.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    ids: Vec<u32>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pieces: Vec<String>,
 }
 
 impl Saved {
@@ -238,6 +245,8 @@ impl SavedRound {
             && u64::from(self.accepted) + u64::from(self.ignored) <= u64::from(self.drafted)
             && self.drafted <= 1024
             && self.gamma <= 1024
+            && self.ids.len() == self.pieces.len()
+            && self.ids.len() <= self.accepted as usize + 1
             && [self.draft_ms, self.rtt_ms, self.queue_ms, self.verify_ms, self.residual_ms]
                 .into_iter()
                 .all(time)
@@ -266,10 +275,14 @@ impl Store {
             let mut messages = Vec::with_capacity(rows.len());
             for row in &rows {
                 let mut message = saved_message(row, place)?;
-                let rounds = sqlx::query("SELECT * FROM rounds WHERE message = ? ORDER BY round")
-                    .bind(row.try_get::<i64, _>("id")?)
-                    .fetch_all(&self.pool)
-                    .await?;
+                let rounds = sqlx::query(
+                    "SELECT r.*, t.ids, t.pieces FROM rounds r
+                     LEFT JOIN round_tokens t ON t.message = r.message AND t.round = r.round
+                     WHERE r.message = ? ORDER BY r.round",
+                )
+                .bind(row.try_get::<i64, _>("id")?)
+                .fetch_all(&self.pool)
+                .await?;
                 message.rounds = rounds.iter().map(saved_round).collect::<Result<_, _>>()?;
                 messages.push(message);
             }
@@ -332,7 +345,10 @@ fn saved_message(
 }
 
 fn saved_round(row: &SqliteRow) -> Result<SavedRound, StoreError> {
+    let (ids, pieces) = tokens(row)?;
     Ok(SavedRound {
+        ids,
+        pieces,
         round: row.try_get("round")?,
         mode: row.try_get("mode")?,
         scheme: row.try_get("scheme")?,
@@ -461,5 +477,8 @@ async fn insert_round(
     .bind(r.started_at)
     .execute(&mut **transaction)
     .await?;
+    if !r.ids.is_empty() {
+        insert_tokens(transaction, message, r.round, &r.ids, &r.pieces).await?;
+    }
     Ok(())
 }

@@ -31,6 +31,12 @@ async fn json_gives_the_same_tree_back() {
         mine.iter().map(shown).collect::<Vec<_>>(),
         theirs.iter().map(shown).collect::<Vec<_>>()
     );
+    let split = s.store.split(a).await.unwrap();
+    assert!(!split.rounds[0].tokens.is_empty());
+    let [_, there] = theirs[..2].iter().map(|m| m.siblings[0]).collect::<Vec<_>>()[..] else {
+        panic!("an answer follows its question")
+    };
+    assert_eq!(other.store.split(there).await.unwrap().rounds, split.rounds, "who made what");
     assert_eq!(other.store.search("a2", 9).await.unwrap().len(), 1);
     // And a second time beside the first.
     other.store.import(&saved).await.unwrap();
@@ -58,6 +64,10 @@ const GOOD: &str = r#"{"format":"tandem-conversations","version":1,"conversation
     {"role":"user","content":"q","status":"done","createdAt":1,"activeChild":1},
     {"role":"assistant","content":"a","status":"done","createdAt":1,"parent":0}]}]}"#;
 
+const ROUND: &str = r#""round":0,"mode":"device","scheme":"drafter","gamma":0,"drafted":0,"accepted":0,
+    "ignored":0,"outcome":"token","draft_ms":1,"rtt_ms":0,"queue_ms":0,"verify_ms":0,"residual_ms":0,
+    "uplink_bytes":0,"downlink_bytes":0,"started_at":1"#;
+
 #[tokio::test]
 async fn a_damaged_file_is_refused_whole_and_says_what_is_wrong() {
     let s = scratch().await;
@@ -78,8 +88,19 @@ async fn a_damaged_file_is_refused_whole_and_says_what_is_wrong() {
         ("tandem-conversations", "shopping", "no file of conversations"),
         ("\"title\":\"t\"", "\"title\":\"t\",\"sampling\":{\"preset\":\"wild\"}", "cannot be read"),
         ("}]}]}", "}]}", "cannot be read"),
+        (
+            "\"parent\":0",
+            r#""parent":0,"rounds":[{ROUND,"ids":[5],"pieces":[]}]"#,
+            "impossible round",
+        ),
+        (
+            "\"parent\":0",
+            r#""parent":0,"rounds":[{ROUND,"ids":[5,6],"pieces":["a","b"]}]"#,
+            "impossible round",
+        ),
+        ("\"parent\":0", r#""parent":0,"rounds":[{ROUND,"ids":[-5],"pieces":["a"]}]"#, "read"),
     ] {
-        let file = GOOD.replacen(from, to, 1);
+        let file = GOOD.replacen(from, &to.replace("ROUND", ROUND), 1);
         assert_ne!(file, GOOD);
         let refused = Saved::from_json(file.as_bytes()).unwrap_err().to_string();
         assert!(refused.contains(said), "{to}: {refused}");
