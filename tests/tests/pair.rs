@@ -1,9 +1,10 @@
 //! The default pair: exact at temperature 0 for every draft length, also when the edge is lost.
 
 use std::time::Duration;
-use tandem_device::{Ahead, Gamma, Mode};
-use tandem_speculation::Sampling;
+use tandem_device::{Ahead, DraftRequest, Gamma, Mode, Request, new_session};
+use tandem_speculation::{Randomness, Sampling};
 use tandem_tests::{DRAFTER, VERIFIER, answer, drafter, edge, link, model, request};
+use tokio_util::sync::CancellationToken;
 
 /// One test at a time: times are measured here, and each computes on all cores.
 static ALONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
@@ -53,6 +54,40 @@ async fn greedy_answers_are_the_verifiers_own() {
     eprintln!("acceptance {rate:.3}; round beyond the edge's own time: median {median:.2} ms");
     assert!((0.68..0.90).contains(&rate), "acceptance {rate}");
     assert!(median < 2.0, "{median} ms");
+    edge.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_changed_conversation_is_answered_as_a_new_one_would_be() {
+    let _alone = ALONE.lock().await;
+    let verifier = model(VERIFIER);
+    let drafter = drafter(DRAFTER).await;
+    let edge = edge(&verifier, 0).await;
+    let link = link(&drafter, edge.address());
+    let mut session = new_session();
+    let mut answers = Vec::new();
+    // The second question differs in one token of its middle from what both sides have in memory.
+    for (country, new) in [("France", true), ("Italy", false), ("Italy", true)] {
+        if new {
+            session = new_session();
+        }
+        let question = format!("Which city is the capital of {country}? Answer in one sentence.");
+        let asked = request(&drafter, &question, Mode::Edge, 1);
+        let asked = Request { session, max_tokens: 12, ..asked };
+        let (answer, _, text) = answer(&drafter, Some(&link), &asked, |_| {}).await.unwrap();
+        let draft = DraftRequest {
+            session,
+            tokens: asked.prompt,
+            gamma: 12,
+            sampling: asked.sampling,
+            randomness: Randomness::new(1),
+            branch: 0,
+        };
+        let drafted = drafter.draft(draft, &CancellationToken::new()).await.unwrap();
+        answers.push((answer.tokens, drafted.ids, text));
+    }
+    assert!(answers[0].2.contains("Paris") && answers[2].2.contains("Rome"), "{answers:?}");
+    assert_eq!(answers[1], answers[2]);
     edge.stop().await;
 }
 

@@ -196,3 +196,101 @@ test('branches turn and answers begin by key', { timeout: 60_000 }, async () => 
     document.querySelector('[data-testid="announcement"]').textContent.includes('complete'),
   );
 });
+
+const answering = () => {
+  localStorage.setItem('tandem.open', '1');
+  window.fake.answer = 'word '.repeat(200);
+};
+const name = async (page) => (await focused(page))?.name;
+
+test('where Send and Stop were, the field goes on', { timeout: 60_000 }, async () => {
+  const page = await rig.open({ prepare: answering });
+  const stop = page.locator(id('stop'));
+  const send = async (text) => {
+    await page.locator(id('composer')).fill(text);
+    await page.locator(id('send')).focus();
+    await page.keyboard.press('Enter');
+    await stop.waitFor();
+    assert.equal(await name(page), 'composer', 'after Send');
+  };
+  await page.evaluate(() => {
+    // Between the key and the end of the answer there is time for a frame.
+    const { stop_generation: end } = window.fake.commands;
+    window.fake.commands.stop_generation = async (args) => {
+      await window.fake.sleep(200);
+      end(args);
+    };
+  });
+  for (const key of ['Enter', 'Escape']) {
+    await send(`Until ${key}`);
+    await stop.focus();
+    await page.keyboard.press(key);
+    await page.waitForTimeout(100);
+    assert.equal(await name(page), 'stop', 'until the answer has ended');
+    await page.locator(id('send')).waitFor();
+    assert.equal(await name(page), 'composer', key);
+  }
+
+  await page.evaluate(() => (window.fake.answer = 'word '.repeat(10)));
+  await send('To its end');
+  await stop.focus();
+  await page.locator(id('send')).waitFor();
+  assert.equal(await name(page), 'composer', 'ended by itself');
+
+  await send('Elsewhere');
+  await page.locator(id('search')).focus();
+  await page.locator(id('send')).waitFor();
+  assert.equal(await name(page), 'search', 'only what Stop had');
+});
+
+test('an edited question leaves the focus in the field', { timeout: 60_000 }, async () => {
+  const page = await rig.open({ prepare: withChat });
+  for (const last of ['edit-text', 'edit-send']) {
+    await page.locator(id('edit')).last().focus();
+    await page.keyboard.press('Enter');
+    await page.keyboard.type(' Please.');
+    await page.locator(id(last)).focus();
+    await page.keyboard.press('Enter');
+    await page.locator(id('edit-text')).waitFor({ state: 'detached' });
+    await page.locator(id('stop')).waitFor();
+    assert.equal(await name(page), 'composer', last);
+    await page.locator(id('send')).waitFor();
+  }
+});
+
+test('without a keyboard none comes up by itself', { timeout: 60_000 }, async () => {
+  const page = await rig.open({ size: 'phone', prepare: answering });
+  await page.locator(id('edit')).last().tap();
+  await page.locator(id('edit-send')).tap();
+  await page.locator(id('stop')).tap();
+  await page.locator(id('send')).waitFor();
+  assert.notEqual(await name(page), 'composer');
+});
+
+test('a deleted conversation leaves the focus to its neighbour', { timeout: 60_000 }, async () => {
+  const page = await rig.open({ prepare: withChat });
+  const rows = page.locator(id('conversation'));
+  const remove = async (row) => {
+    const gone = await row.getAttribute('data-id');
+    await row.locator('.more').focus();
+    await page.keyboard.press('Enter');
+    await row.locator(id('delete')).focus();
+    await page.keyboard.press('Enter');
+    await page.locator(`${id('conversation')}[data-id="${gone}"]`).waitFor({ state: 'detached' });
+    // The field of a new conversation, where the open one was deleted, must not take it after all.
+    await page.waitForTimeout(100);
+  };
+  const neighbour = (row) => row.locator('.more').getAttribute('aria-label');
+
+  assert.equal(await rows.count(), 4);
+  const third = await neighbour(rows.nth(2));
+  assert.equal(await rows.nth(1).getAttribute('data-id'), '1', 'the open one');
+  await remove(rows.nth(1));
+  assert.equal(await name(page), third);
+  const second = await neighbour(rows.nth(1));
+  await remove(rows.last());
+  assert.equal(await name(page), second, 'behind the last there is none');
+  await remove(rows.last());
+  await remove(rows.last());
+  assert.equal(await name(page), 'new-conversation');
+});

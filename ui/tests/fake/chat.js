@@ -41,8 +41,9 @@
   ].map(([title, hoursAgo], index) => ({ ...conversation(title, hoursAgo), id: index + 1 }));
   conversations[2].pinned = true;
 
-  /** Every row, of every branch. */
+  /** Every row, of every branch, and those of each parent. */
   const rows = [];
+  const behind = new Map();
   /** The row that is shown behind a parent, where it is not the newest. */
   const chosen = new Map();
   const add = (conversationId, parent, change) => {
@@ -60,11 +61,12 @@
       ...change,
     };
     rows.push(row);
+    behind.set(keyOf(row), [...beside(row), row]);
     for (const one of beside(row)) one.siblings = beside(row).map(({ id }) => id);
     return row;
   };
-  const beside = ({ conversationId, parent }) =>
-    rows.filter((row) => row.conversationId === conversationId && row.parent === parent);
+  const keyOf = ({ conversationId, parent }) => `${conversationId} ${parent}`;
+  const beside = (row) => behind.get(keyOf(row)) ?? [];
   const branch = (conversationId) => {
     const shown = [];
     for (let parent = null; ; parent = shown.at(-1).id) {
@@ -98,7 +100,8 @@
   }
 
   const running = new Map();
-  Object.assign(window.fake, { conversations, stats, usage: { used: 1800, context: 4096 } });
+  const usage = { used: 1800, context: 4096 };
+  Object.assign(window.fake, { conversations, add, stats, usage });
 
   /** A new row that is answered: behind a question, or in the place of an answer. */
   function answer(question, onEvent, userMessage = null) {
