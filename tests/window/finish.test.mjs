@@ -2,7 +2,6 @@
 // log and diagnostics without a word of a chat, licences, and one instance.
 import assert from 'node:assert/strict';
 import { execFileSync, spawn } from 'node:child_process';
-import { once } from 'node:events';
 import { mkdirSync, mkdtempSync, readFileSync, readdirSync, rmSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
@@ -120,34 +119,6 @@ test(
     if (shots) await page.screenshot(path.join(shots, 'about.png'));
   },
 );
-
-test('the end of an answer is told to who looks elsewhere', { timeout: 200_000 }, async () => {
-  // No service shows notifications here: the monitor sees what would be shown.
-  const bus = spawn('dbus-daemon', ['--session', '--nofork', '--print-address'], {
-    stdio: ['ignore', 'pipe', 2],
-  });
-  const [address] = await once(bus.stdout.setEncoding('utf8'), 'data');
-  const env = { DBUS_SESSION_BUS_ADDRESS: address.trim() };
-  const monitor = spawn('dbus-monitor', ['--session', "member='Notify'"], {
-    env: { ...process.env, ...env },
-    stdio: ['ignore', 'pipe', 2],
-  });
-  let seen = '';
-  monitor.stdout.setEncoding('utf8').on('data', (text) => (seen += text));
-  await page.close();
-  try {
-    page = await open(program('tandem-app'), { TANDEM_DATA_DIR: data, ...env });
-    await page.connected();
-    // Nobody gives windows the focus under Xvfb.
-    await page.ask('Tell me everything about drums and flutes.');
-    await page.until('the notification', async () => /member=Notify/.test(seen), 110);
-    await page.until('its words', async () => /your answer/i.test(seen), 10);
-    assert.doesNotMatch(seen, /drum|flute/i, 'no word of the chat');
-  } finally {
-    monitor.kill();
-    bus.kill();
-  }
-});
 
 test('a second start shows the first window and ends', { timeout: 60_000 }, async () => {
   const home = path.join(data, 'home');
