@@ -262,9 +262,11 @@ test('without a keyboard none comes up by itself', { timeout: 60_000 }, async ()
   const page = await rig.open({ size: 'phone', prepare: answering });
   await page.locator(id('edit')).last().tap();
   await page.locator(id('edit-send')).tap();
+  await page.locator(id('stop')).waitFor();
+  assert.notEqual(await name(page), 'composer', 'after an edited question');
   await page.locator(id('stop')).tap();
   await page.locator(id('send')).waitFor();
-  assert.notEqual(await name(page), 'composer');
+  assert.notEqual(await name(page), 'composer', 'after Stop');
 });
 
 test('a deleted conversation leaves the focus to its neighbour', { timeout: 60_000 }, async () => {
