@@ -1,13 +1,24 @@
 //! The default pair: exact at temperature 0 for every draft length, also when the edge is lost.
 
 use std::time::Duration;
-use tandem_device::{Ahead, DraftRequest, Gamma, Mode, Request, new_session};
+use tandem_device::{Ahead, DraftRequest, Drafter, Gamma, Link, Mode, Request, new_session};
+use tandem_edge::Edge;
 use tandem_speculation::{Randomness, Sampling};
-use tandem_tests::{DRAFTER, VERIFIER, answer, drafter, edge, link, model, request};
+use tandem_tests::{DRAFTER, OTHER, VERIFIER, answer, drafter, edge, link, model, request};
+use tokio::sync::{Mutex, MutexGuard};
 use tokio_util::sync::CancellationToken;
 
 /// One test at a time: times are measured here, and each computes on all cores.
-static ALONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+static ALONE: Mutex<()> = Mutex::const_new(());
+
+/// The drafter, an edge with this verifier, and the link between them, as long as no other test runs.
+async fn linked(verifier: &str) -> (Drafter, Edge, Link, MutexGuard<'static, ()>) {
+    let alone = ALONE.lock().await;
+    let drafter = drafter(DRAFTER).await;
+    let edge = edge(&model(verifier), 0).await;
+    let link = link(&drafter, edge.address());
+    (drafter, edge, link, alone)
+}
 
 const PROMPTS: [&str; 8] = [
     "Write a haiku about rain.",
@@ -22,11 +33,7 @@ const PROMPTS: [&str; 8] = [
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn greedy_answers_are_the_verifiers_own() {
-    let _alone = ALONE.lock().await;
-    let verifier = model(VERIFIER);
-    let drafter = drafter(DRAFTER).await;
-    let edge = edge(&verifier, 0).await;
-    let link = link(&drafter, edge.address());
+    let (drafter, edge, link, _alone) = linked(VERIFIER).await;
     let (mut tested, mut accepted, mut beyond) = (0, 0, Vec::new());
     for prompt in PROMPTS {
         let alone = request(&drafter, prompt, Mode::Edge, 1);
@@ -59,11 +66,7 @@ async fn greedy_answers_are_the_verifiers_own() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_changed_conversation_is_answered_as_a_new_one_would_be() {
-    let _alone = ALONE.lock().await;
-    let verifier = model(VERIFIER);
-    let drafter = drafter(DRAFTER).await;
-    let edge = edge(&verifier, 0).await;
-    let link = link(&drafter, edge.address());
+    let (drafter, edge, link, _alone) = linked(VERIFIER).await;
     let mut session = new_session();
     let mut answers = Vec::new();
     // The second question differs in one token of its middle from what both sides have in memory.
@@ -95,11 +98,7 @@ async fn a_changed_conversation_is_answered_as_a_new_one_would_be() {
 /// however it was cut, at every temperature; and at temperature 0 it is the verifier's own.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn drafting_ahead_gives_one_text_for_a_seed_and_the_verifiers_own_at_zero() {
-    let _alone = ALONE.lock().await;
-    let verifier = model(VERIFIER);
-    let drafter = drafter(DRAFTER).await;
-    let edge = edge(&verifier, 0).await;
-    let link = link(&drafter, edge.address());
+    let (drafter, edge, link, _alone) = linked(VERIFIER).await;
     let plain = Sampling { temperature: 1.0, ..Sampling::GREEDY };
     let (mut void, mut went_on) = (0, 0);
     for (sampling, prompts) in [
@@ -137,11 +136,7 @@ async fn drafting_ahead_gives_one_text_for_a_seed_and_the_verifiers_own_at_zero(
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sampled_answers_cost_few_bytes() {
-    let _alone = ALONE.lock().await;
-    let verifier = model(VERIFIER);
-    let drafter = drafter(DRAFTER).await;
-    let edge = edge(&verifier, 0).await;
-    let link = link(&drafter, edge.address());
+    let (drafter, edge, link, _alone) = linked(VERIFIER).await;
     let plain = Sampling { temperature: 1.0, ..Sampling::GREEDY };
     for (sampling, most, form) in [(Sampling::default(), 64.0, "sparse"), (plain, 400.0, "sampled")]
     {
@@ -198,7 +193,7 @@ async fn an_edge_that_is_stopped_and_started_again_goes_on_with_the_same_text() 
             tokio::time::sleep(Duration::from_millis(300)).await;
             edge(&again, port).await
         });
-        wanted.session = tandem_device::new_session();
+        wanted.session = new_session();
         let (resumed, ..) = answer(&drafter, Some(&mine), &wanted, |r| {
             if r.round == 3 {
                 let _ = sender.send(());
@@ -213,11 +208,7 @@ async fn an_edge_that_is_stopped_and_started_again_goes_on_with_the_same_text() 
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn models_of_two_families_are_refused_by_name() {
-    let _alone = ALONE.lock().await;
-    let other = model(tandem_tests::OTHER);
-    let drafter = drafter(DRAFTER).await;
-    let edge = edge(&other, 0).await;
-    let link = link(&drafter, edge.address());
+    let (_drafter, edge, link, _alone) = linked(OTHER).await;
     let refusal = link.connected(Duration::from_secs(5)).await.expect_err("a refusal");
     assert!(refusal.contains("SmolLM2") && refusal.contains("qwen2.5-coder-0.5b"), "{refusal}");
     assert!(refusal.contains("choose a drafter"), "{refusal}");

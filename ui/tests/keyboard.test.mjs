@@ -29,6 +29,8 @@ const focused = (page) =>
     };
   });
 
+const nameOf = async (page) => (await focused(page))?.name;
+
 /** Tabs once around, out of the page and in again; fails when that never comes to its end. */
 async function walk(page, { back = false } = {}) {
   const stops = [];
@@ -83,7 +85,7 @@ test('what is closed is out of the way on a phone', { timeout: 60_000 }, async (
   const inDrawer = (await walk(page)).map(({ name }) => name);
   assert.equal(inDrawer.includes('composer'), false, inDrawer.join());
   await page.keyboard.press('Escape');
-  assert.equal((await focused(page)).name, 'drawer-open');
+  assert.equal(await nameOf(page), 'drawer-open');
 });
 
 test('views open by their keys, with the focus at their start', { timeout: 60_000 }, async () => {
@@ -93,7 +95,7 @@ test('views open by their keys, with the focus at their start', { timeout: 60_00
   assert.equal(await page.evaluate(() => document.activeElement.id), 'view-title');
   await page.keyboard.press('Control+1');
   await page.locator(id('composer')).waitFor();
-  assert.equal((await focused(page)).name, 'composer');
+  assert.equal(await nameOf(page), 'composer');
 });
 
 test('the help sheet gives the focus back', { timeout: 60_000 }, async () => {
@@ -106,7 +108,7 @@ test('the help sheet gives the focus back', { timeout: 60_000 }, async () => {
   await page.locator(id('help')).waitFor();
   await page.keyboard.press('Escape');
   await page.locator(id('help')).waitFor({ state: 'detached' });
-  assert.equal((await focused(page)).name, 'composer');
+  assert.equal(await nameOf(page), 'composer');
 });
 
 test('Escape closes what is open before it stops an answer', { timeout: 60_000 }, async () => {
@@ -128,7 +130,7 @@ test('Escape closes what is open before it stops an answer', { timeout: 60_000 }
 
 test('what asks takes the focus and gives it back', { timeout: 60_000 }, async () => {
   const page = await rig.open({ prepare: withChat });
-  const name = async () => (await focused(page))?.name;
+  const name = () => nameOf(page);
   const press = async (...keys) => {
     for (const key of keys) await page.keyboard.press(key);
     // A row that hears that the focus left it looks again with the next frame.
@@ -201,8 +203,6 @@ const answering = () => {
   localStorage.setItem('tandem.open', '1');
   window.fake.answer = 'word '.repeat(200);
 };
-const name = async (page) => (await focused(page))?.name;
-
 test('where Send and Stop were, the field goes on', { timeout: 60_000 }, async () => {
   const page = await rig.open({ prepare: answering });
   const stop = page.locator(id('stop'));
@@ -211,7 +211,7 @@ test('where Send and Stop were, the field goes on', { timeout: 60_000 }, async (
     await page.locator(id('send')).focus();
     await page.keyboard.press('Enter');
     await stop.waitFor();
-    assert.equal(await name(page), 'composer', 'after Send');
+    assert.equal(await nameOf(page), 'composer', 'after Send');
   };
   await page.evaluate(() => {
     // Between the key and the end of the answer there is time for a frame.
@@ -226,21 +226,21 @@ test('where Send and Stop were, the field goes on', { timeout: 60_000 }, async (
     await stop.focus();
     await page.keyboard.press(key);
     await page.waitForTimeout(100);
-    assert.equal(await name(page), 'stop', 'until the answer has ended');
+    assert.equal(await nameOf(page), 'stop', 'until the answer has ended');
     await page.locator(id('send')).waitFor();
-    assert.equal(await name(page), 'composer', key);
+    assert.equal(await nameOf(page), 'composer', key);
   }
 
   await page.evaluate(() => (window.fake.answer = 'word '.repeat(10)));
   await send('To its end');
   await stop.focus();
   await page.locator(id('send')).waitFor();
-  assert.equal(await name(page), 'composer', 'ended by itself');
+  assert.equal(await nameOf(page), 'composer', 'ended by itself');
 
   await send('Elsewhere');
   await page.locator(id('search')).focus();
   await page.locator(id('send')).waitFor();
-  assert.equal(await name(page), 'search', 'only what Stop had');
+  assert.equal(await nameOf(page), 'search', 'only what Stop had');
 });
 
 test('an edited question leaves the focus in the field', { timeout: 60_000 }, async () => {
@@ -253,7 +253,7 @@ test('an edited question leaves the focus in the field', { timeout: 60_000 }, as
     await page.keyboard.press('Enter');
     await page.locator(id('edit-text')).waitFor({ state: 'detached' });
     await page.locator(id('stop')).waitFor();
-    assert.equal(await name(page), 'composer', last);
+    assert.equal(await nameOf(page), 'composer', last);
     await page.locator(id('send')).waitFor();
   }
 });
@@ -263,10 +263,10 @@ test('without a keyboard none comes up by itself', { timeout: 60_000 }, async ()
   await page.locator(id('edit')).last().tap();
   await page.locator(id('edit-send')).tap();
   await page.locator(id('stop')).waitFor();
-  assert.notEqual(await name(page), 'composer', 'after an edited question');
+  assert.notEqual(await nameOf(page), 'composer', 'after an edited question');
   await page.locator(id('stop')).tap();
   await page.locator(id('send')).waitFor();
-  assert.notEqual(await name(page), 'composer', 'after Stop');
+  assert.notEqual(await nameOf(page), 'composer', 'after Stop');
 });
 
 test('a deleted conversation leaves the focus to its neighbour', { timeout: 60_000 }, async () => {
@@ -288,11 +288,11 @@ test('a deleted conversation leaves the focus to its neighbour', { timeout: 60_0
   const third = await neighbour(rows.nth(2));
   assert.equal(await rows.nth(1).getAttribute('data-id'), '1', 'the open one');
   await remove(rows.nth(1));
-  assert.equal(await name(page), third);
+  assert.equal(await nameOf(page), third);
   const second = await neighbour(rows.nth(1));
   await remove(rows.last());
-  assert.equal(await name(page), second, 'behind the last there is none');
+  assert.equal(await nameOf(page), second, 'behind the last there is none');
   await remove(rows.last());
   await remove(rows.last());
-  assert.equal(await name(page), 'new-conversation');
+  assert.equal(await nameOf(page), 'new-conversation');
 });

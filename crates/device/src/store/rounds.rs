@@ -4,6 +4,7 @@ use super::{Store, StoreError, found};
 use crate::record::{Pair, RoundRecord, Totals};
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row, SqliteConnection};
+use tandem_speculation::TokenId;
 
 impl Store {
     /// Adds a round and its text to an answer.
@@ -67,10 +68,22 @@ impl Store {
         .bind(r.decision.as_deref())
         .execute(&mut *transaction)
         .await?;
-        let ids: Vec<u32> = r.tokens.iter().map(|id| id.0).collect();
-        insert_tokens(&mut transaction, message, r.round, &ids, &r.pieces).await?;
+        insert_tokens(&mut transaction, message, r.round, &r.tokens, &r.pieces).await?;
         transaction.commit().await?;
         Ok(())
+    }
+
+    /// The rounds of an answer, in order, each with what [`tokens`] reads.
+    pub(super) async fn rounds(&self, message: i64) -> Result<Vec<SqliteRow>, StoreError> {
+        let rows = sqlx::query(
+            "SELECT r.*, t.ids, t.pieces FROM rounds r
+             LEFT JOIN round_tokens t ON t.message = r.message AND t.round = r.round
+             WHERE r.message = ? ORDER BY r.round",
+        )
+        .bind(message)
+        .fetch_all(&self.pool)
+        .await?;
+        Ok(rows)
     }
 }
 
@@ -79,10 +92,10 @@ pub(super) async fn insert_tokens(
     connection: &mut SqliteConnection,
     message: i64,
     round: u32,
-    ids: &[u32],
+    ids: &[TokenId],
     pieces: &[String],
 ) -> Result<(), StoreError> {
-    let ids: Vec<u8> = ids.iter().flat_map(|id| id.to_le_bytes()).collect();
+    let ids: Vec<u8> = ids.iter().flat_map(|id| id.0.to_le_bytes()).collect();
     sqlx::query("INSERT INTO round_tokens VALUES (?, ?, ?, ?)")
         .bind(message)
         .bind(round)
@@ -93,13 +106,13 @@ pub(super) async fn insert_tokens(
     Ok(())
 }
 
-/// The tokens of a round from a row with the columns `ids` and `pieces`, as many of both; none where
-/// they were not kept.
-pub(super) fn tokens(row: &SqliteRow) -> Result<(Vec<u32>, Vec<String>), StoreError> {
+/// The tokens of a round from a row of [`Store::rounds`], and the text that each completed: as many of
+/// both, and none where they were not kept.
+pub(super) fn tokens(row: &SqliteRow) -> Result<(Vec<TokenId>, Vec<String>), StoreError> {
     let ids: Option<Vec<u8>> = row.try_get("ids")?;
     let pieces: Option<String> = row.try_get("pieces")?;
     let (ids, _) = ids.as_deref().unwrap_or_default().as_chunks();
-    let ids: Vec<u32> = ids.iter().map(|id| u32::from_le_bytes(*id)).collect();
+    let ids: Vec<TokenId> = ids.iter().map(|id| TokenId(u32::from_le_bytes(*id))).collect();
     let mut pieces: Vec<String> =
         pieces.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default();
     pieces.resize(ids.len(), String::new());

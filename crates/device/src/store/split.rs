@@ -5,6 +5,7 @@ use super::{Store, StoreError};
 use serde::Serialize;
 use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
+use tandem_speculation::TokenId;
 
 /// Where a token came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -96,14 +97,7 @@ impl Store {
         .fetch_optional(&self.pool)
         .await?
         .ok_or(StoreError::Missing("message"))?;
-        let rows = sqlx::query(
-            "SELECT r.*, t.ids, t.pieces FROM rounds r
-             LEFT JOIN round_tokens t ON t.message = r.message AND t.round = r.round
-             WHERE r.message = ? ORDER BY r.round",
-        )
-        .bind(message)
-        .fetch_all(&self.pool)
-        .await?;
+        let rows = self.rounds(message).await?;
         let rounds: Vec<SplitRound> = rows.iter().map(round).collect::<Result<_, _>>()?;
         let stream = sqlx::query(
             "SELECT avg(rtt_ms) AS ms, count(*) AS n FROM rounds INDEXED BY rounds_figures
@@ -136,8 +130,8 @@ fn round(row: &SqliteRow) -> Result<SplitRound, StoreError> {
     let (mode, outcome): (String, String) = (row.try_get("mode")?, row.try_get("outcome")?);
     let accepted: u32 = row.try_get("accepted")?;
     let (ids, pieces) = tokens(row)?;
-    let token = |((i, id), text): ((u32, u32), String)| SplitToken {
-        id,
+    let token = |((i, id), text): ((u32, TokenId), String)| SplitToken {
+        id: id.0,
         text,
         origin: origin(&mode, i < accepted, &outcome),
     };

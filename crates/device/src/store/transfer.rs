@@ -10,6 +10,7 @@ use crate::{new_session, now_ms};
 use serde::{Deserialize, Serialize};
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row, Sqlite, Transaction};
+use tandem_speculation::TokenId;
 use thiserror::Error;
 
 /// Bytes of a file at most.
@@ -125,7 +126,7 @@ pub(super) struct SavedRound {
     /// Its tokens' ids, and the text that each completed. Without them, who made which token is not
     /// known.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    ids: Vec<u32>,
+    ids: Vec<TokenId>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pieces: Vec<String>,
 }
@@ -275,14 +276,7 @@ impl Store {
             let mut messages = Vec::with_capacity(rows.len());
             for row in &rows {
                 let mut message = saved_message(row, place)?;
-                let rounds = sqlx::query(
-                    "SELECT r.*, t.ids, t.pieces FROM rounds r
-                     LEFT JOIN round_tokens t ON t.message = r.message AND t.round = r.round
-                     WHERE r.message = ? ORDER BY r.round",
-                )
-                .bind(row.try_get::<i64, _>("id")?)
-                .fetch_all(&self.pool)
-                .await?;
+                let rounds = self.rounds(row.try_get("id")?).await?;
                 message.rounds = rounds.iter().map(saved_round).collect::<Result<_, _>>()?;
                 messages.push(message);
             }
