@@ -3,7 +3,7 @@
 use std::time::Duration;
 use tandem_device::{Ahead, DraftRequest, Drafter, Gamma, Link, Mode, Request, new_session};
 use tandem_edge::Edge;
-use tandem_speculation::{Randomness, Sampling};
+use tandem_speculation::{Randomness, RoundTimes, Sampling, Way};
 use tandem_tests::{DRAFTER, OTHER, VERIFIER, answer, drafter, edge, link, model, request};
 use tokio::sync::{Mutex, MutexGuard};
 use tokio_util::sync::CancellationToken;
@@ -132,6 +132,59 @@ async fn drafting_ahead_gives_one_text_for_a_seed_and_the_verifiers_own_at_zero(
     }
     assert!(void > 20 && went_on > 20, "{void} void drafts, {went_on} that went on");
     edge.stop().await;
+}
+
+/// Auto mode is made to change its way again and again, by figures that make the present one look
+/// bad: from each way to each other one, in the middle of streams and after corrections.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn auto_mode_changes_its_way_in_the_middle_and_the_text_stays_the_verifiers() {
+    let (drafter, edge, link, _alone) = linked(VERIFIER).await;
+    let mut changes = std::collections::BTreeSet::new();
+    for prompt in &PROMPTS[..4] {
+        let mut wanted = request(&drafter, prompt, Mode::Edge, 3);
+        let (alone, ..) = answer(&drafter, Some(&link), &wanted, |_| {}).await.expect("an answer");
+        wanted.mode = Mode::Auto;
+        wanted.session = new_session();
+        let mut turn = changes.len();
+        let (text, rounds, _) = answer(&drafter, Some(&link), &wanted, |round| {
+            turn += 1;
+            if turn.is_multiple_of(3) {
+                lie(&link, turn, round.scheme);
+            }
+        })
+        .await
+        .expect("an answer");
+        assert_eq!(text.tokens, alone.tokens, "{prompt}");
+        assert_eq!(rounds.iter().map(|r| r.tokens.len()).sum::<usize>(), text.tokens.len());
+        for pair in rounds.windows(2).filter(|pair| pair[0].scheme != pair[1].scheme) {
+            let why = pair[1].decision.as_deref().expect("a change says why");
+            let to = ["stream", "turns", "ahead"].into_iter().find(|way| why.starts_with(way));
+            let scheme = to.map(|way| if way == "turns" { "dssd" } else { way });
+            assert_eq!(scheme, Some(pair[1].scheme), "{why}");
+            changes.insert((pair[0].scheme, pair[1].scheme));
+        }
+    }
+    eprintln!("changes: {changes:?}");
+    assert!(changes.len() >= 5, "too few kinds of change: {changes:?}");
+    edge.stop().await;
+}
+
+/// Tells the link's planner that the present way is slow and one of the others is fast.
+fn lie(link: &Link, turn: usize, now: &str) {
+    let mut planner = link.planner().lock().expect("a planner");
+    let ways = [("stream", Way::Stream), ("dssd", Way::Turns), ("ahead", Way::Ahead)];
+    let others: Vec<Way> = ways.into_iter().filter(|w| w.0 != now).map(|w| w.1).collect();
+    let fast = others[turn / 3 % 2];
+    for (_, way) in ways {
+        let ms = if way == fast { 0.01 } else { 1e4 };
+        for _ in 0..100 {
+            let times = RoundTimes { draft_ms: ms, round_trip_ms: 2.0 * ms, verify_ms: ms };
+            match way {
+                Way::Stream => planner.streamed(Some(ms)),
+                way => planner.drafted(way, 3, 3, times, 4, Some(ms)),
+            }
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -13,7 +13,7 @@
 
 use crate::drafter::{DraftRequest, Drafted, DrafterError};
 use crate::generate::{Broken, Event, Run};
-use crate::record::{Gamma, RoundRecord};
+use crate::record::{Mode, RoundRecord};
 use crate::rounds::{Received, impossible, is_edges_own, ms};
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -61,7 +61,7 @@ impl Flight {
 }
 
 impl<F: FnMut(Event)> Run<'_, F> {
-    /// Rounds until the answer is finished.
+    /// Rounds until the answer is finished, or until another way should be faster.
     pub(crate) async fn draft_ahead(&mut self, epoch: u32) -> Result<(), Broken> {
         let mut flight = Flight::default();
         let result = self.run_ahead(epoch, &mut flight).await;
@@ -95,6 +95,11 @@ impl<F: FnMut(Event)> Run<'_, F> {
                 biased;
                 received = self.verdict(), if !flight.sent.is_empty() => {
                     self.receive(epoch, flight, received?).await?;
+                    // After a correction no draft is on its way.
+                    let free = flight.sent.is_empty() && flight.drafting.is_none();
+                    if free && self.request.mode == Mode::Auto && self.choose_way() {
+                        return Ok(());
+                    }
                 }
                 drafted = wait(&mut flight.drafting), if flight.drafting.is_some() => {
                     let Some(made) = flight.drafting.take() else { continue };
@@ -106,10 +111,7 @@ impl<F: FnMut(Event)> Run<'_, F> {
 
     /// Begins the next draft, if there is anything to draft.
     fn begin(&self, flight: &Flight) -> Option<Drafting> {
-        let wanted = match self.request.gamma {
-            Gamma::Fixed(n) => n,
-            Gamma::Auto => self.length.next_ahead(),
-        };
+        let wanted = self.gamma();
         let mut tokens = self.tokens.clone();
         tokens.extend(flight.ids());
         let ended = !flight.sent.is_empty()
@@ -223,7 +225,7 @@ impl<F: FnMut(Event)> Run<'_, F> {
             round_trip_ms: record.rtt_ms - record.queue_ms,
             verify_ms: record.verify_ms,
         };
-        self.length.record(drafted, accepted, times);
+        self.learn(drafted, accepted, times, new.len());
         self.commit(record, &new)?;
         Ok(())
     }

@@ -6,14 +6,14 @@
 //! position), decides as it did or would have done.
 
 use crate::drafter::{DraftRequest, Drafted, Drafter, DrafterError};
-use crate::link::{Channel, Link, LinkState};
+use crate::link::{Channel, Link, LinkState, lock};
 use crate::record::{Ahead, Finish, Gamma, Mode, Pair, RoundRecord, Totals, WhenEdgeLost};
 use std::collections::VecDeque;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tandem_inference::Detokenizer;
 use tandem_protocol::{ClientMessage, Open, SessionId};
-use tandem_speculation::{DraftLength, Randomness, Sampling, TokenId};
+use tandem_speculation::{Change, Planner, Randomness, RoundTimes, Sampling, TokenId, Way};
 use thiserror::Error;
 use tokio_util::sync::CancellationToken;
 
@@ -32,7 +32,7 @@ pub struct Request {
     pub mode: Mode,
     /// Draft length.
     pub gamma: Gamma,
-    /// Whether drafting goes on while verdicts are on their way.
+    /// Whether drafting goes on while verdicts are on their way; [`Mode::Auto`] decides itself.
     pub ahead: Ahead,
     /// Tokens of the answer at most.
     pub max_tokens: usize,
@@ -138,6 +138,16 @@ impl<E: Into<GenerateError>> From<E> for Broken {
     }
 }
 
+/// A change of the way in a stable form: `WAY EXPECTED WAS`, the times in milliseconds a token.
+fn describe(change: &Change) -> String {
+    let way = match change.to {
+        Way::Stream => "stream",
+        Way::Turns => "turns",
+        Way::Ahead => "ahead",
+    };
+    format!("{way} {:.1} {:.1}", change.expected_ms, change.was_ms)
+}
+
 /// Times a session is opened again without a finished round in between.
 const REOPEN: u32 = 4;
 /// How long an edge that failed is left alone.
@@ -158,7 +168,14 @@ pub(crate) struct Run<'a, F> {
     pub branch: u32,
     /// Drafts that were sent and have no verdict yet, kept over a lost connection.
     pub pending: VecDeque<Drafted>,
-    pub length: DraftLength,
+    /// Costs of this link, and what they say about how to go on.
+    planner: Arc<Mutex<Planner>>,
+    /// The way of the round before.
+    way: Way,
+    /// Why the next round goes another way than the one before.
+    decision: Option<String>,
+    /// When the last round ended, if nothing but rounds came since.
+    ended: Option<Instant>,
     pub randomness: Randomness,
     pub context: usize,
     /// The drafter alone, and with the edge of the present connection.
@@ -188,10 +205,6 @@ pub async fn generate<F: FnMut(Event)>(
         return Err(GenerateError::Empty);
     }
     let wants_edge = request.mode != Mode::Device;
-    let max = match request.gamma {
-        Gamma::Auto => 12,
-        Gamma::Fixed(n) => n,
-    };
     let info = drafter.model().info();
     let alone = Arc::new(Pair::alone(&info.name, info.vocab));
     let mut run = Run {
@@ -206,7 +219,10 @@ pub async fn generate<F: FnMut(Event)>(
         round: 0,
         branch: 0,
         pending: VecDeque::new(),
-        length: DraftLength::new(max),
+        planner: link.map_or_else(Arc::default, |link| Arc::clone(link.planner())),
+        way: Way::Turns,
+        decision: None,
+        ended: None,
         randomness: Randomness::new(request.seed),
         context: drafter.context(),
         pairs: [Arc::clone(&alone), alone],
@@ -359,12 +375,71 @@ impl<F: FnMut(Event)> Run<'_, F> {
             channel.link().send(epoch, &ClientMessage::Open(open));
             self.edge_known = self.tokens.len();
             self.opened = Some(epoch);
+            self.ended = None;
         }
-        match self.request.mode {
-            Mode::Edge => self.stream(epoch).await,
-            _ if self.request.ahead == Ahead::Yes => self.draft_ahead(epoch).await,
-            _ => self.speculate(epoch).await,
+        self.choose_way();
+        match self.way {
+            Way::Stream => self.stream(epoch).await,
+            Way::Ahead => self.draft_ahead(epoch).await,
+            Way::Turns => self.speculate(epoch).await,
         }
+    }
+
+    /// Sets the way of the next round; true if it is another one than before.
+    pub(crate) fn choose_way(&mut self) -> bool {
+        let before = self.way;
+        self.way = match (self.request.mode, self.request.ahead) {
+            // Drafts that are on their way keep theirs.
+            (Mode::Auto, _) if !self.pending.is_empty() => before,
+            (Mode::Auto, _) => {
+                let mut planner = lock(&self.planner);
+                let change = planner.choose();
+                // An answer begins with what the one before found out.
+                let reason = change.or(planner.reason().filter(|r| r.to != before));
+                if let Some(reason) = reason {
+                    self.decision = Some(describe(&reason));
+                }
+                planner.way()
+            }
+            (Mode::Edge, _) => Way::Stream,
+            (_, Ahead::Yes) => Way::Ahead,
+            (_, Ahead::No) => Way::Turns,
+        };
+        self.way != before
+    }
+
+    /// γ for the next draft.
+    pub(crate) fn gamma(&self) -> usize {
+        match self.request.gamma {
+            Gamma::Fixed(n) => n,
+            Gamma::Auto => lock(&self.planner).gamma(self.way),
+        }
+    }
+
+    /// Leaves a stream whose last tokens may still be on their way: they belong to a generation
+    /// that nobody listens to any more.
+    pub(crate) fn leave_stream(&mut self) {
+        let (Some(channel), Some(epoch)) = (self.channel.as_mut(), self.opened.take()) else {
+            return;
+        };
+        let (link, generation) = (channel.link().clone(), channel.generation);
+        link.send(epoch, &ClientMessage::Cancel { generation });
+        *channel = link.channel();
+    }
+
+    /// Tells the planner of a finished round that drafted `drafted` tokens and gave `tokens`.
+    pub(crate) fn learn(&self, drafted: usize, accepted: usize, times: RoundTimes, tokens: usize) {
+        let wall = self.wall_ms();
+        lock(&self.planner).drafted(self.way, drafted, accepted, times, tokens, wall);
+    }
+
+    /// Tells it of a plain token.
+    pub(crate) fn learn_plain(&self) {
+        lock(&self.planner).streamed(self.wall_ms());
+    }
+
+    fn wall_ms(&self) -> Option<f64> {
+        self.ended.map(|ended| ended.elapsed().as_secs_f64() * 1e3)
     }
 
     /// One token of the drafter.
@@ -422,7 +497,7 @@ impl<F: FnMut(Event)> Run<'_, F> {
             uplink_bytes: 0,
             downlink_bytes: 0,
             started_at,
-            decision: None,
+            decision: self.decision.clone(),
             pair: Arc::clone(&self.pairs[usize::from(mode != "device")]),
             tokens: Vec::new(),
             pieces: Vec::new(),
@@ -448,6 +523,8 @@ impl<F: FnMut(Event)> Run<'_, F> {
                 self.detokenizer.push(id)?
             });
         }
+        self.ended = Some(Instant::now());
+        self.decision = None;
         let text = record.pieces.concat();
         record.tokens.clone_from(&kept);
         self.round += 1;

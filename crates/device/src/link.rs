@@ -14,6 +14,7 @@ use tandem_protocol::{
     CertificateId, ClientMessage, Hello, MAX_SERVER_FRAME, SOCKET_PATH, SUBPROTOCOL, ServerMessage,
     Welcome, decode_server, encode_client,
 };
+use tandem_speculation::Planner;
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
@@ -98,6 +99,7 @@ pub struct Link {
     state: watch::Receiver<LinkState>,
     listeners: Listeners,
     next_generation: Arc<AtomicU32>,
+    planner: Arc<Mutex<Planner>>,
     _guard: Arc<DropGuard>,
 }
 
@@ -138,6 +140,7 @@ impl Link {
             state,
             listeners,
             next_generation: Arc::new(AtomicU32::new(1)),
+            planner: Arc::default(),
             _guard: Arc::new(stop.drop_guard()),
         }
     }
@@ -146,6 +149,12 @@ impl Link {
     #[must_use]
     pub fn address(&self) -> &EdgeAddress {
         &self.address
+    }
+
+    /// What was measured of this link and the machines at its ends: an answer helps the next one.
+    #[must_use]
+    pub fn planner(&self) -> &Arc<Mutex<Planner>> {
+        &self.planner
     }
 
     /// Follows the state.
@@ -219,7 +228,7 @@ impl Drop for Channel {
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

@@ -11,7 +11,8 @@ use tandem_speculation::TokenId;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Mode {
-    /// The edge with the drafter's help while it can be reached, the drafter alone otherwise.
+    /// What is fastest with this edge, by what was measured: its plain steps, or drafts, in turns
+    /// or ahead; the drafter alone while the edge cannot be reached.
     Auto,
     /// Distributed split speculative decoding.
     Dssd,
@@ -206,7 +207,8 @@ pub struct RoundRecord {
     pub downlink_bytes: u64,
     /// Milliseconds since the epoch.
     pub started_at: i64,
-    /// What was decided about how to go on, and why, when it was decided in this round.
+    /// In the first round after auto mode chose another way, which and why: `stream`, `turns` or
+    /// `ahead`, what a token should take there and what it took before, in milliseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub decision: Option<String>,
     /// Who took part.

@@ -3,7 +3,7 @@
 use crate::drafter::Drafted;
 use crate::generate::{Broken, Event, GenerateError, Run};
 use crate::link::Incoming;
-use crate::record::{Gamma, RoundRecord};
+use crate::record::{Mode, RoundRecord};
 use std::time::Instant;
 use tandem_protocol::{ClientMessage, Draft, ErrorCode, More, ServerMessage, Stream, Verdict};
 use tandem_speculation::{Correction, Resolution, Resolver, RoundTimes, TokenId};
@@ -32,10 +32,7 @@ impl<F: FnMut(Event)> Run<'_, F> {
     /// One round of DSSD: draft, send, receive, resolve.
     pub(crate) async fn speculate(&mut self, epoch: u32) -> Result<(), Broken> {
         let started_at = crate::now_ms();
-        let wanted = match self.request.gamma {
-            Gamma::Fixed(n) => n,
-            Gamma::Auto => self.length.next(),
-        };
+        let wanted = self.gamma();
         // The last token needs no draft: a round gives one more than it drafts.
         let left = self.request.max_tokens + self.request.prompt.len() - self.tokens.len();
         let room = self.context - self.tokens.len();
@@ -66,7 +63,7 @@ impl<F: FnMut(Event)> Run<'_, F> {
             round_trip_ms: record.rtt_ms - if self.round == 0 { record.queue_ms } else { 0.0 },
             verify_ms: record.verify_ms,
         };
-        self.length.record(drafted.ids.len(), accepted, times);
+        self.learn(drafted.ids.len(), accepted, times, accepted + 1);
         new.push(rest);
         self.commit(record, &new)?;
         Ok(())
@@ -158,7 +155,7 @@ impl<F: FnMut(Event)> Run<'_, F> {
         Ok((record, drafted.ids[..accepted].to_vec(), token))
     }
 
-    /// Plain tokens of the edge, as many as are left.
+    /// Plain tokens of the edge, as many as are left or until drafting should be faster.
     pub(crate) async fn stream(&mut self, epoch: u32) -> Result<(), Broken> {
         let Some(channel) = self.channel.as_ref() else { return Err(Broken::Lost) };
         let left = self.request.max_tokens + self.request.prompt.len() - self.tokens.len();
@@ -191,9 +188,14 @@ impl<F: FnMut(Event)> Run<'_, F> {
             };
             since = at;
             expected -= 1;
+            self.learn_plain();
             self.commit(record, &[token])?;
             self.edge_known = self.tokens.len();
             if self.drafter.model().tokenizer().is_end(token) {
+                break;
+            }
+            if self.request.mode == Mode::Auto && expected > 0 && self.choose_way() {
+                self.leave_stream();
                 break;
             }
         }

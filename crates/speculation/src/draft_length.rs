@@ -1,4 +1,4 @@
-//! How many tokens to draft next: a simple adaptive γ from measured figures.
+//! How many tokens to draft next, and what a token then costs: from measured figures.
 
 /// What one finished round measured, in milliseconds.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -43,8 +43,8 @@ struct Line {
 
 /// How much of a round's weight the next one leaves, for times.
 const FORGET: f64 = 0.92;
-/// The same for one trial of acceptance: an estimate from about a hundred drafted tokens.
-const ACCEPTANCE_MEMORY: f64 = 0.99;
+/// The same for one trial of acceptance: an estimate from about two hundred drafted tokens.
+const ACCEPTANCE_MEMORY: f64 = 0.995;
 
 impl Line {
     fn add(&mut self, x: f64, y: f64) {
@@ -95,13 +95,7 @@ impl DraftLength {
         if self.rounds == 0 {
             return self.max.min(4);
         }
-        let cost = |gamma: usize| {
-            let g = gamma as f64;
-            let a = self.acceptance();
-            let tokens = (1.0 - a.powi(gamma as i32 + 1)) / (1.0 - a);
-            (g * self.draft_ms + self.link_ms + self.verify.at(g)) / tokens
-        };
-        let best = (1..=self.max).min_by(|&a, &b| cost(a).total_cmp(&cost(b))).unwrap_or(1);
+        let best = self.best_in_turns().0;
         // Once in a while a neighbour, so that the line sees more than one γ.
         if self.rounds % 8 == 7 {
             if best < self.max { best + 1 } else { best.max(2) - 1 }
@@ -111,24 +105,91 @@ impl DraftLength {
     }
 
     /// γ for the next draft when drafting goes on while verdicts are on their way.
+    #[must_use]
+    pub fn next_ahead(&self) -> usize {
+        if self.rounds == 0 { self.max.min(3) } else { self.best_ahead().0 }
+    }
+
+    /// The best γ when each draft waits for its verdict, and what a token then takes, in
+    /// milliseconds: `(γ·t_d + R + t_v(γ)) / E(γ)`.
+    #[must_use]
+    pub fn best_in_turns(&self) -> (usize, f64) {
+        let a = self.acceptance();
+        self.least(|g| {
+            let tokens = (1.0 - a.powf(g + 1.0)) / (1.0 - a);
+            (g * self.draft_ms + self.link_ms + self.verify.at(g)) / tokens
+        })
+    }
+
+    /// The best γ when drafting goes on, and what a token then takes, in milliseconds.
     ///
     /// A branch of the text, from one correction to the next, has `1/(1 − α)` tokens on average and
     /// `n = 1/(1 − α^γ)` drafts up to the one with the rejection. The first is waited for, the others
     /// come one by one at the pace of the slower side, and the verdict of the last takes a round
     /// trip: `γ·t_d + (n − 1)·max(γ·t_d, t_v) + R + t_v`.
     #[must_use]
-    pub fn next_ahead(&self) -> usize {
-        if self.rounds == 0 {
-            return self.max.min(3);
-        }
+    pub fn best_ahead(&self) -> (usize, f64) {
         let a = self.acceptance();
-        let cost = |gamma: usize| {
-            let g = gamma as f64;
-            let (draft, verify) = (g * self.draft_ms, self.verify.at(g));
-            let drafts = 1.0 / (1.0 - a.powi(gamma as i32));
-            draft + (drafts - 1.0) * draft.max(verify) + self.link_ms + verify
-        };
-        (1..=self.max).min_by(|&a, &b| cost(a).total_cmp(&cost(b))).unwrap_or(1)
+        self.least(|g| {
+            // The last drafted token's row belongs to the next draft.
+            let (draft, verify) = (g * self.draft_ms, self.verify.at(g - 1.0));
+            let drafts = 1.0 / (1.0 - a.powf(g));
+            let branch = draft + (drafts - 1.0) * draft.max(verify) + self.link_ms + verify;
+            branch * (1.0 - a)
+        })
+    }
+
+    /// What a token of the edge alone takes, in milliseconds, by what verifying took.
+    #[must_use]
+    pub fn plain(&self) -> f64 {
+        self.verify.at(0.0)
+    }
+
+    /// Time of the network in a round trip, in milliseconds.
+    #[must_use]
+    pub fn link(&self) -> f64 {
+        self.link_ms
+    }
+
+    /// Drafting one token, in milliseconds.
+    #[must_use]
+    pub fn draft(&self) -> f64 {
+        self.draft_ms
+    }
+
+    /// Rounds that were recorded.
+    #[must_use]
+    pub fn rounds(&self) -> u32 {
+        self.rounds
+    }
+
+    /// The same costs with what another estimate knows of the text and the network.
+    #[must_use]
+    pub fn with_present(&self, now: &Self) -> Self {
+        let mut new = self.clone();
+        (new.trials, new.successes, new.link_ms) = (now.trials, now.successes, now.link_ms);
+        new
+    }
+
+    /// What a round of `gamma` drafts should take that waits for its verdict, in milliseconds.
+    #[must_use]
+    pub fn round(&self, gamma: usize) -> f64 {
+        let g = gamma as f64;
+        g * self.draft_ms + self.link_ms + self.verify.at(g)
+    }
+
+    /// The same for a round behind another one that is still on its way.
+    #[must_use]
+    pub fn round_behind(&self, gamma: usize) -> f64 {
+        let g = gamma as f64;
+        (g * self.draft_ms).max(self.verify.at(g - 1.0))
+    }
+
+    fn least(&self, cost: impl Fn(f64) -> f64) -> (usize, f64) {
+        (1..=self.max)
+            .map(|gamma| (gamma, cost(gamma as f64)))
+            .min_by(|a, b| a.1.total_cmp(&b.1))
+            .unwrap_or((1, f64::INFINITY))
     }
 
     /// Records a finished round: `drafted` tokens of which `accepted` were accepted.

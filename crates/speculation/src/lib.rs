@@ -10,10 +10,12 @@
 //!
 //! The parts, in the order in which a round uses them: [`process`] turns logits into a
 //! [`Distribution`]; [`verify`] accepts drafts and chooses the smallest exact [`Correction`];
-//! [`Resolver`] finishes on the device; [`DraftLength`] picks the next γ.
+//! [`Resolver`] finishes on the device; [`DraftLength`] picks the next γ, [`Planner`] whether to
+//! draft at all.
 
 mod distribution;
 mod draft_length;
+mod planner;
 mod random;
 mod reference;
 mod resolve;
@@ -22,6 +24,7 @@ mod verify;
 
 pub use distribution::{Distribution, DistributionError};
 pub use draft_length::{DraftLength, RoundTimes};
+pub use planner::{Change, MAX_CHOSEN, Planner, Way};
 pub use random::{Purpose, Randomness};
 pub use reference::{dsd_verify, greedy_verify};
 pub use resolve::{Resolution, ResolveError, Resolver};

@@ -29,9 +29,16 @@ export const metrics = texts({
     notCompared: (split: string, tokens: string) =>
       `${split} a token, ${tokens} tokens a round. Whether that beats plain streaming is not measured on this box yet; the benchmark in Metrics does it.`,
     off: 'Speculation was off: the edge wrote every token itself.',
-    offBecause: (why: string) => `Speculation was off: ${why}`,
+    offBecause: (now: string, before: string) =>
+      `Speculation was off because it did not pay: ${before} a token with drafts, ${now} when the edge writes alone.`,
     alone: 'The edge took no part: the small model on this device wrote this alone.',
-    decided: (why: string) => `Decided on the way: ${why}`,
+    ways: {
+      stream: 'the edge writes alone',
+      turns: 'drafts and verdicts in turns',
+      ahead: 'drafting ahead of the verdicts',
+    },
+    decided: (way: string, now: string, before: string) =>
+      `Changed here: ${way}, ${now} a token expected instead of ${before}`,
     liveTrip: (ms: string) => `round trip ${ms}`,
     liveGamma: (n: number) => `γ ${n}`,
     live: 'The link, round by round',
@@ -155,9 +162,16 @@ export const metrics = texts({
     notCompared: (split, tokens) =>
       `${split} je Token, ${tokens} Token je Runde. Ob die Box allein schneller wäre, ist noch nicht gemessen; der Benchmark bei den Messwerten tut das.`,
     off: 'Ohne Entwurf: Die Edge schrieb jedes Token selbst.',
-    offBecause: (why) => `Ohne Entwurf: ${why}`,
+    offBecause: (now, before) =>
+      `Ohne Entwurf, weil er sich nicht lohnte: ${before} je Token mit Entwürfen, ${now}, wenn die Edge allein schreibt.`,
     alone: 'Die Edge war nicht beteiligt: Das kleine Modell auf diesem Gerät schrieb allein.',
-    decided: (why) => `Unterwegs entschieden: ${why}`,
+    ways: {
+      stream: 'die Edge schreibt allein',
+      turns: 'Entwurf und Urteil im Wechsel',
+      ahead: 'Entwerfen ohne auf das Urteil zu warten',
+    },
+    decided: (way, now, before) =>
+      `Hier gewechselt: ${way}, erwartet ${now} je Token statt ${before}`,
     liveTrip: (ms) => `Umlauf ${ms}`,
     liveGamma: (n) => `γ ${n}`,
     live: 'Die Verbindung, Runde für Runde',
@@ -283,9 +297,16 @@ export const metrics = texts({
     notCompared: (split, tokens) =>
       `${split} par jeton, ${tokens} jetons par tour. Le serveur seul n’a pas encore été mesuré ; le test dans Mesures le fait.`,
     off: 'Sans brouillon : le serveur a écrit chaque jeton lui-même.',
-    offBecause: (why) => `Sans brouillon : ${why}`,
+    offBecause: (now, before) =>
+      `Sans brouillon, car il ne valait pas la peine : ${before} par jeton avec brouillons, ${now} quand le serveur écrit seul.`,
     alone: 'Le serveur n’a pas participé : le petit modèle de cet appareil a écrit seul.',
-    decided: (why) => `Décidé en chemin : ${why}`,
+    ways: {
+      stream: 'le serveur écrit seul',
+      turns: 'brouillon puis verdict, à tour de rôle',
+      ahead: 'brouillons sans attendre les verdicts',
+    },
+    decided: (way, now, before) =>
+      `Changement ici : ${way}, ${now} par jeton attendus au lieu de ${before}`,
     liveTrip: (ms) => `aller-retour ${ms}`,
     liveGamma: (n) => `γ ${n}`,
     live: 'La liaison, tour après tour',

@@ -1,4 +1,5 @@
 import { describe, expect, it } from 'vitest';
+import { metrics as t } from '../i18n/metrics';
 import type { Metrics, Split, SplitRound, Way } from './api/metrics';
 import { charts, limits, overEdge, tiles, timeLabel, verdict, wayName } from './metrics';
 
@@ -174,8 +175,10 @@ describe('verdict', () => {
   });
 
   it('gives the reason for going without drafts', () => {
-    const rounds = [round({ mode: 'edge', decision: 'drafts cost more than they save' })];
-    expect(verdict(split({ rounds }))!.text).toContain('drafts cost more than they save');
+    const rounds = [round({ mode: 'edge', decision: 'stream 41.2 58.4' })];
+    expect(verdict(split({ rounds }))!.text).toMatch(/58 ms .*41 ms/);
+    const foreign = [round({ mode: 'edge', decision: 'written by a later version' })];
+    expect(verdict(split({ rounds: foreign }))!.text).toBe(t.off);
     expect(verdict(split({ rounds: [round({ mode: 'device' })] }))).toMatchObject({ tone: 'bad' });
   });
 });

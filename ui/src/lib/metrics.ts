@@ -242,14 +242,25 @@ export function limits(period: Period, day: string, now: number): Pick<Filter, '
 /** Less of a difference is noise. */
 const NOTABLE = 0.03;
 
+/** What auto mode decided in a round, taken apart; null if it is of a form that is not known here. */
+export function decided(decision: string | null) {
+  const parts = /^(stream|turns|ahead) ([\d.]+) ([\d.]+)$/.exec(decision ?? '');
+  if (!parts) return null;
+  const way = parts[1] as keyof typeof t.ways;
+  return { way, now: ms(Number(parts[2])), before: ms(Number(parts[3])) };
+}
+
 /** Whether speculation helped this answer, and why not, from its own figures. */
 export function verdict(split: Split): { text: string; tone: 'good' | 'bad' | 'plain' } | null {
   const dssd = split.rounds.filter((r) => r.mode === 'dssd');
-  const decision = split.rounds.findLast((r) => r.decision !== null)?.decision ?? null;
+  const why = decided(split.rounds.findLast((r) => r.decision !== null)?.decision ?? null);
   if (split.rounds.length === 0) return null;
   if (dssd.length === 0) {
     if (split.rounds.some((r) => r.mode === 'edge'))
-      return { text: decision ? t.offBecause(decision) : t.off, tone: 'plain' };
+      return {
+        text: why?.way === 'stream' ? t.offBecause(why.now, why.before) : t.off,
+        tone: 'plain',
+      };
     return { text: t.alone, tone: 'bad' };
   }
   if (split.splitMs === null) return null;
