@@ -15,6 +15,7 @@
 
 mod distribution;
 mod draft_length;
+mod lookup;
 mod planner;
 mod random;
 mod reference;
@@ -24,9 +25,10 @@ mod verify;
 
 pub use distribution::{Distribution, DistributionError};
 pub use draft_length::{DraftLength, RoundTimes};
+pub use lookup::{Lookup, lookup};
 pub use planner::{Change, MAX_CHOSEN, Planner, Way};
 pub use random::{Purpose, Randomness};
-pub use reference::{dsd_verify, greedy_verify};
+pub use reference::{dsd_verify, greedy_verify, gumbel_draw, gumbel_verify};
 pub use resolve::{Resolution, ResolveError, Resolver};
 pub use sampling::{ProcessError, Sampling, SamplingError, process};
 pub use verify::{

@@ -18,6 +18,8 @@ pub enum Purpose {
     Correct = 4,
     /// The device draws from the residual, or accepts one of the edge's samples.
     Residual = 5,
+    /// Device and edge draw the same noise for a token of the vocabulary, its index.
+    Gumbel = 6,
 }
 
 /// A source of uniform numbers where each belongs to (seed, purpose, position in the text, index).

@@ -46,8 +46,45 @@ pub fn greedy_verify(
     randomness: &Randomness,
     position: u32,
 ) -> Verdict {
-    assert_eq!(p.len(), ids.len() + 1);
     let draw = |i: usize| p[i].sample(randomness.uniform(Purpose::Correct, position + i as u32, 0));
+    compare(ids, p, draw)
+}
+
+/// Draws from `p` with the noise of a place of the text: the token of the least `E(x)/p(x)`, where
+/// the `E` are exponential (the Gumbel-max trick, in another form of the same race). Two
+/// distributions that are near to each other mostly give the same token at the same place.
+#[must_use]
+pub fn gumbel_draw(p: &Distribution, randomness: &Randomness, at: u32) -> TokenId {
+    let time = |(id, probability): (TokenId, f32)| {
+        let u = randomness.uniform(Purpose::Gumbel, at, id.0);
+        (-(1.0 - u).ln() / f64::from(probability), id)
+    };
+    p.support()
+        .map(time)
+        .min_by(|a, b| a.0.total_cmp(&b.0))
+        .map_or_else(|| p.sample(0.0), |first| first.1)
+}
+
+/// Gumbel coupling with a shared seed (Daliri et al., arXiv 2408.07978): the device drafts by
+/// [`gumbel_draw`] from its `q`, the edge draws in the same way from `p` and accepts drafts while
+/// they agree. No probability crosses the wire, and the text for a seed is the same whatever was
+/// drafted, so it is exact for the reason of [`greedy_verify`].
+///
+/// # Panics
+/// If `p` has not one row more than `ids`.
+#[must_use]
+pub fn gumbel_verify(
+    ids: &[TokenId],
+    p: &[Distribution],
+    randomness: &Randomness,
+    position: u32,
+) -> Verdict {
+    compare(ids, p, |i| gumbel_draw(&p[i], randomness, position + i as u32))
+}
+
+/// Accepts drafts while they are what the edge draws.
+fn compare(ids: &[TokenId], p: &[Distribution], draw: impl Fn(usize) -> TokenId) -> Verdict {
+    assert_eq!(p.len(), ids.len() + 1);
     for (i, &x) in ids.iter().enumerate() {
         let token = draw(i);
         if token != x {

@@ -23,7 +23,7 @@ const WARM: Sampling = Sampling { temperature: 0.7, ..Sampling::GREEDY };
 const NARROW: Sampling = Sampling { top_k: 4, top_p: 0.9, ..WARM };
 
 /// Every way to finish a round, with models that lead to it.
-fn cases() -> [(&'static str, Scheme, Pair); 8] {
+fn cases() -> [(&'static str, Scheme, Pair); 10] {
     let pair = |verifier, drafter| Pair::new(VOCAB, 1.5, verifier, drafter);
     [
         ("token", Scheme::Split, pair(WARM, Sampling::GREEDY)),
@@ -32,6 +32,8 @@ fn cases() -> [(&'static str, Scheme, Pair); 8] {
         ("full", Scheme::SplitFull, pair(WARM, WARM)),
         ("DSD", Scheme::Dsd, pair(WARM, WARM)),
         ("greedy", Scheme::Greedy, pair(WARM, WARM)),
+        ("Gumbel", Scheme::Gumbel, pair(WARM, WARM)),
+        ("mixed", Scheme::Mixed, pair(WARM, WARM)),
         ("open, sparse", Scheme::Open, pair(NARROW, NARROW)),
         ("open, sampled", Scheme::Open, pair(WARM, WARM)),
     ]
@@ -64,11 +66,13 @@ fn texts_are_distributed_as_the_verifier_alone_would_have_them() {
             let finished = match name {
                 "sparse" | "open, sparse" => tally.sparse,
                 "sampled" | "open, sampled" => tally.sampled,
+                "mixed" => tally.sampled.min(tally.token).min(tally.bonus),
                 "full" => tally.full,
                 _ => tally.token,
             };
             assert_eq!(gamma > 0, finished > 1000, "{name} was not tried: {tally:?}");
-            assert_eq!(scheme == Scheme::Open && gamma > 0, tally.open > 1000, "{tally:?}");
+            let opens = matches!(scheme, Scheme::Open | Scheme::Mixed) && gamma > 0;
+            assert_eq!(opens, tally.open > 1000, "{tally:?}");
         }
     }
 }
@@ -96,12 +100,15 @@ fn wrong_rounds_are_noticed() {
             Redrawn,
             FirstSample,
             PicksDrafts,
+            LookupWithQ,
         ] {
-            // No q is sent for greedy drafting, and only one form has samples. Drafts without choice
-            // cannot be picked, and greedy drafting is exact for any drafts.
-            if (fault == WrongQ && scheme == Scheme::Greedy)
-                || (fault == PicksDrafts && ["token", "greedy"].contains(&name))
+            // No q is sent where the edge compares, and only two forms have samples. Drafts without
+            // choice cannot be picked, and comparing is exact for any drafts.
+            let compares = matches!(scheme, Scheme::Greedy | Scheme::Gumbel);
+            if (fault == WrongQ && compares)
+                || (fault == PicksDrafts && (compares || name == "token"))
                 || (fault == FirstSample && !name.contains("sampled"))
+                || (fault == LookupWithQ && name != "mixed")
             {
                 continue;
             }

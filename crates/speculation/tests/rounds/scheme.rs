@@ -3,7 +3,8 @@
 
 use tandem_speculation::{
     Correction, Distribution, Outcome, Purpose, Randomness, Resolution, Resolver, Sampling,
-    TokenId, Verdict, accepts, dsd_verify, greedy_verify, more, process, verify,
+    TokenId, Verdict, accepts, dsd_verify, greedy_verify, gumbel_draw, gumbel_verify, more,
+    process, verify,
 };
 
 /// Two first-order Markov models over one vocabulary: row `t` is what follows token `t`.
@@ -70,8 +71,13 @@ pub enum Scheme {
     Dsd,
     /// The edge draws its own tokens and compares.
     Greedy,
+    /// Drafts and draws with the same noise, compared by the edge.
+    Gumbel,
     /// DSSD with open drafts: no bonus token, the next draft goes on.
     Open,
+    /// What the device really does: plain steps, drafts in turns and open ones, by the drafter and
+    /// by look-up, as the past suggests.
+    Mixed,
 }
 
 /// What is wrong with a round.
@@ -96,6 +102,8 @@ pub enum Fault {
     FirstSample,
     /// A drafted token that its own model finds unlikely is thrown away and drawn again later.
     PicksDrafts,
+    /// A looked-up draft is sent with the drafter's probability instead of 1.
+    LookupWithQ,
 }
 
 /// How often each form of answer finished a round.
@@ -136,14 +144,30 @@ pub fn generate(
 ) -> Vec<TokenId> {
     let random = Randomness::new(seed);
     let mut text = vec![TokenId(0)];
-    let mut branch = 0;
+    let (mut branch, mut before) = (0, 0);
     while text.len() <= length {
         let position = text.len() as u32;
         let mut rows = vec![text[text.len() - 1].index()];
+        // The past decides: the text and how many drafts were accepted.
+        let step = if scheme == Scheme::Mixed { (rows[0] + before) % 4 } else { 4 };
+        let scheme = match step {
+            0 | 1 | 3 => Scheme::Split,
+            2 => Scheme::Open,
+            _ => scheme,
+        };
+        let gamma = if step == 0 { 0 } else { gamma };
+        let looked_up = step == 3;
         for i in 0..gamma {
-            let u = random.uniform(Purpose::Draft, position + i as u32, branch);
+            if looked_up {
+                rows.push((rows[i] + 2) % pair.vocab());
+                continue;
+            }
+            let at = position + i as u32;
             let q = &pair.q[rows[i]];
-            let x = q.sample(u);
+            let x = match scheme {
+                Scheme::Gumbel => gumbel_draw(q, &random, at),
+                _ => q.sample(random.uniform(Purpose::Draft, at, branch)),
+            };
             if fault == Fault::PicksDrafts && i > 0 && q.probability(x) < 0.4 {
                 // Drawn with other numbers next time, which is the mistake.
                 branch += 1000;
@@ -153,9 +177,22 @@ pub fn generate(
         }
         let gamma = rows.len() - 1;
         let ids: Vec<TokenId> = rows[1..].iter().map(|&t| TokenId(t as u32)).collect();
-        let verdict = answer(pair, (scheme, fault), &rows, &ids, &random, position);
+        let points: Vec<Distribution>;
+        let drawn_from = if looked_up {
+            points = ids.iter().map(|&x| Distribution::Point(x)).collect();
+            points.iter().collect()
+        } else {
+            let sent = if fault == Fault::WrongQ { &pair.unprocessed } else { &pair.q };
+            rows[..gamma].iter().map(|&r| &sent[r]).collect::<Vec<_>>()
+        };
+        let verdict = answer(pair, (scheme, fault), &rows, &ids, &drawn_from, &random, position);
         let accepted = verdict.accepted;
-        let (p, q) = (&pair.p[rows[accepted]], &pair.q[rows[accepted]]);
+        before = accepted;
+        let (p, rejected) = (&pair.p[rows[accepted]], accepted < gamma);
+        let q = match drawn_from.get(accepted) {
+            Some(q) if fault != Fault::WrongQ => *q,
+            _ => &pair.q[rows[accepted]],
+        };
         if verdict.correction == Correction::Continue {
             assert!(scheme == Scheme::Open && accepted == gamma);
             tally.count(Outcome::Continue);
@@ -165,7 +202,6 @@ pub fn generate(
         branch += 1;
         let at = position + accepted as u32;
         let u = random.uniform(Purpose::Residual, at, 999);
-        let rejected = accepted < gamma;
         let (next, outcome) = match (fault, verdict.correction) {
             (Fault::ResidualSign, c) if rejected => (q.sample_residual(p, u), c.outcome()),
             (Fault::NoResidual, c) if rejected => (p.sample(u), c.outcome()),
@@ -206,19 +242,26 @@ fn answer(
     (scheme, fault): (Scheme, Fault),
     rows: &[usize],
     ids: &[TokenId],
+    q: &[&Distribution],
     random: &Randomness,
     position: u32,
 ) -> Verdict {
     let gamma = ids.len();
     let p: Vec<Distribution> = rows.iter().map(|&r| pair.p[r].clone()).collect();
-    let sent = if fault == Fault::WrongQ { &pair.unprocessed } else { &pair.q };
-    let q: Vec<Distribution> = rows[..gamma].iter().map(|&r| sent[r].clone()).collect();
-    let scalars: Vec<f32> = q.iter().zip(ids).map(|(q, &x)| q.probability(x)).collect();
+    let scalar = |i: usize| match fault {
+        Fault::LookupWithQ => pair.q[rows[i]].probability(ids[i]),
+        _ => q[i].probability(ids[i]),
+    };
+    let scalars: Vec<f32> = (0..gamma).map(scalar).collect();
     let full = |i: usize| more(&p[i], random, position + i as u32, 2, pair.vocab());
     let verify_with = |random: &Randomness, position| match scheme {
-        Scheme::Dsd => dsd_verify(ids, &q, &p, random, position),
+        Scheme::Dsd => {
+            let q: Vec<Distribution> = q.iter().map(|&q| q.clone()).collect();
+            dsd_verify(ids, &q, &p, random, position)
+        }
         Scheme::Greedy => greedy_verify(ids, &p, random, position),
-        Scheme::Split | Scheme::SplitFull | Scheme::Open => {
+        Scheme::Gumbel => gumbel_verify(ids, &p, random, position),
+        Scheme::Split | Scheme::SplitFull | Scheme::Open | Scheme::Mixed => {
             let open = scheme == Scheme::Open && gamma > 0;
             let mut v = verify(ids, &scalars, open, |i| Ok(p[i].clone()), random, position)
                 .expect("scalars are in range");
