@@ -1,0 +1,21 @@
+//! Measurements of Tandem beside its peers, each in one run so that the ratios hold on a noisy
+//! machine. Each subcommand prints a table and writes JSON where asked to.
+#![allow(clippy::print_stdout, reason = "a program for a terminal")]
+
+mod engine;
+mod facts;
+
+use anyhow::Result;
+use clap::Parser;
+
+/// Measures Tandem beside its peers.
+#[derive(Parser)]
+enum Command {
+    Engine(engine::Args),
+}
+
+fn main() -> Result<()> {
+    match Command::parse() {
+        Command::Engine(args) => engine::run(&args),
+    }
+}
