@@ -43,7 +43,8 @@ test('an answer streams, and its figures are shown and stored', { timeout: 180_0
   await page.until('the answer', async () => page.one(answer), 120);
   assert.match(await page.text(await page.one(answer)), /\w+ \w+/);
   const stats = await page.one(id('stats'));
-  assert.equal(await page.attribute(stats, 'data-mode'), 'dssd');
+  // The app is in auto mode: its first rounds are drafts, and it may try the edge's own steps.
+  assert.match(await page.attribute(stats, 'data-mode'), /^(dssd|mixed)$/);
   const [[content, tokens]] = sql("SELECT content, tokens FROM messages WHERE role='assistant'");
   const [[rounds, sum]] = sql('SELECT count(*), sum(accepted + 1) FROM rounds');
   assert.ok(content.length > 10 && rounds > 1 && sum >= tokens && tokens > 5);
