@@ -2,6 +2,7 @@
 //! machine. Each subcommand prints a table and writes JSON where asked to.
 #![allow(clippy::print_stdout, reason = "a program for a terminal")]
 
+mod decode;
 mod engine;
 mod facts;
 
@@ -12,10 +13,12 @@ use clap::Parser;
 #[derive(Parser)]
 enum Command {
     Engine(engine::Args),
+    Decode(decode::Args),
 }
 
 fn main() -> Result<()> {
     match Command::parse() {
         Command::Engine(args) => engine::run(&args),
+        Command::Decode(args) => decode::run(&args),
     }
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 use tandem_device::{Ahead, DraftRequest, Drafter, Gamma, Link, Mode, Request, new_session};
 use tandem_edge::Edge;
-use tandem_speculation::{Randomness, RoundTimes, Sampling, Way};
+use tandem_speculation::{DraftStop, Randomness, RoundTimes, Sampling, Source, Way};
 use tandem_tests::{DRAFTER, OTHER, VERIFIER, answer, drafter, edge, link, model, request};
 use tokio::sync::{Mutex, MutexGuard};
 use tokio_util::sync::CancellationToken;
@@ -81,7 +81,8 @@ async fn a_changed_conversation_is_answered_as_a_new_one_would_be() {
         let draft = DraftRequest {
             session,
             tokens: asked.prompt,
-            gamma: 12,
+            stop: DraftStop::fixed(12),
+            until: None,
             sampling: asked.sampling,
             randomness: Randomness::new(1),
             branch: 0,
@@ -169,6 +170,41 @@ async fn auto_mode_changes_its_way_in_the_middle_and_the_text_stays_the_verifier
     edge.stop().await;
 }
 
+/// An answer that repeats most of the question.
+const EDIT: &str = "Rename the variable `total` to `sum_of_squares` in this function and give the \
+    whole function again, twice:\n\ndef squares(values):\n    total = 0\n    for value in values:\n        \
+    if value > 0:\n            total += value * value\n    return total";
+
+/// Drafts that end where the drafter is unsure, that leave at the edge's pace, and that are looked up
+/// in the text: the text stays the verifier's own.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn free_draft_lengths_and_looked_up_drafts_give_the_verifiers_own_text() {
+    let (drafter, edge, link, _alone) = linked(VERIFIER).await;
+    for ahead in [Ahead::No, Ahead::Yes] {
+        let (mut lengths, mut looked_up) = (std::collections::BTreeSet::new(), 0);
+        for prompt in [PROMPTS[0], PROMPTS[2], EDIT] {
+            let mut wanted = request(&drafter, prompt, Mode::Edge, 1);
+            wanted.max_tokens = 100;
+            let (alone, ..) =
+                answer(&drafter, Some(&link), &wanted, |_| {}).await.expect("an answer");
+            (wanted.mode, wanted.gamma, wanted.ahead) = (Mode::Dssd, Gamma::Auto, ahead);
+            let (split, rounds, _) =
+                answer(&drafter, Some(&link), &wanted, |_| {}).await.expect("an answer");
+            assert_eq!(split.tokens, alone.tokens, "{prompt}");
+            for r in rounds {
+                lengths.insert(r.gamma);
+                if r.scheme == "lookup" {
+                    looked_up += r.accepted;
+                }
+            }
+        }
+        eprintln!("{ahead:?}: draft lengths {lengths:?}, {looked_up} looked-up tokens accepted");
+        assert!(lengths.len() > 3, "{lengths:?}");
+        assert!(looked_up > 20, "{looked_up}");
+    }
+    edge.stop().await;
+}
+
 /// Tells the link's planner that the present way is slow and one of the others is fast.
 fn lie(link: &Link, turn: usize, now: &str) {
     let mut planner = link.planner().lock().expect("a planner");
@@ -181,7 +217,7 @@ fn lie(link: &Link, turn: usize, now: &str) {
             let times = RoundTimes { draft_ms: ms, round_trip_ms: 2.0 * ms, verify_ms: ms };
             match way {
                 Way::Stream => planner.streamed(Some(ms)),
-                way => planner.drafted(way, 3, 3, times, 4, Some(ms)),
+                way => planner.drafted(way, Source::Model(&[0.9; 3]), 3, times, 4, Some(ms)),
             }
         }
     }

@@ -19,7 +19,7 @@ use std::collections::VecDeque;
 use std::pin::Pin;
 use std::time::Instant;
 use tandem_protocol::{ClientMessage, Draft, MAX_IN_FLIGHT};
-use tandem_speculation::{Correction, RoundTimes, TokenId};
+use tandem_speculation::{Correction, DraftStop, MAX_CHOSEN, RoundTimes, TokenId};
 use tokio_util::sync::CancellationToken;
 
 /// A draft on its way.
@@ -27,7 +27,6 @@ struct Sent {
     drafted: Drafted,
     at: Instant,
     started_at: i64,
-    gamma: usize,
     bytes: usize,
 }
 
@@ -36,7 +35,6 @@ struct Drafting {
     work: Pin<Box<dyn Future<Output = Result<Drafted, DrafterError>> + Send>>,
     stop: CancellationToken,
     started_at: i64,
-    gamma: usize,
 }
 
 #[derive(Default)]
@@ -77,7 +75,7 @@ impl<F: FnMut(Event)> Run<'_, F> {
     async fn run_ahead(&mut self, epoch: u32, flight: &mut Flight) -> Result<(), Broken> {
         // Sent before the connection was lost: their verdicts may already be decided.
         for drafted in std::mem::take(&mut self.pending) {
-            self.send(epoch, flight, drafted, crate::now_ms(), 0)?;
+            self.send(epoch, flight, drafted, crate::now_ms())?;
         }
         loop {
             if self.finished().is_some() {
@@ -103,7 +101,7 @@ impl<F: FnMut(Event)> Run<'_, F> {
                 }
                 drafted = wait(&mut flight.drafting), if flight.drafting.is_some() => {
                     let Some(made) = flight.drafting.take() else { continue };
-                    self.send(epoch, flight, drafted?, made.started_at, made.gamma)?;
+                    self.send(epoch, flight, drafted?, made.started_at)?;
                 }
             }
         }
@@ -111,7 +109,6 @@ impl<F: FnMut(Event)> Run<'_, F> {
 
     /// Begins the next draft, if there is anything to draft.
     fn begin(&self, flight: &Flight) -> Option<Drafting> {
-        let wanted = self.gamma();
         let mut tokens = self.tokens.clone();
         tokens.extend(flight.ids());
         let ended = !flight.sent.is_empty()
@@ -119,22 +116,35 @@ impl<F: FnMut(Event)> Run<'_, F> {
         let left = (self.request.max_tokens + self.request.prompt.len()).checked_sub(tokens.len());
         // The edge keeps a place for one token more.
         let room = self.context.saturating_sub(tokens.len() + 1);
-        let gamma = wanted.min(left.unwrap_or(0)).min(room);
-        if ended || gamma == 0 {
+        let (stop, until) = match (flight.sent.back(), self.pace()) {
+            // The edge is busy with the one before until then, so more tokens cost nothing.
+            (Some(before), Some(pace)) => (DraftStop::fixed(MAX_CHOSEN), Some(before.at + pace)),
+            _ => (self.draft_stop(), None),
+        };
+        let stop = stop.at_most(left.unwrap_or(0)).at_most(room);
+        if ended || stop.most() == 0 {
             return None;
+        }
+        if flight.sent.is_empty()
+            && let Some(drafted) = self.look_up(stop.most())
+        {
+            let work = Box::pin(std::future::ready(Ok(drafted)));
+            let stop = self.cancel.child_token();
+            return Some(Drafting { work, stop, started_at: crate::now_ms() });
         }
         let request = DraftRequest {
             session: self.request.session,
             tokens,
-            gamma,
+            stop,
+            until,
             sampling: self.request.sampling,
             randomness: self.randomness.clone(),
             branch: self.branch,
         };
         let (drafter, stop) = (self.drafter.clone(), self.cancel.child_token());
-        let until = stop.clone();
-        let work = Box::pin(async move { drafter.draft(request, &until).await });
-        Some(Drafting { work, stop, started_at: crate::now_ms(), gamma: wanted })
+        let cancel = stop.clone();
+        let work = Box::pin(async move { drafter.draft(request, &cancel).await });
+        Some(Drafting { work, stop, started_at: crate::now_ms() })
     }
 
     fn send(
@@ -143,7 +153,6 @@ impl<F: FnMut(Event)> Run<'_, F> {
         flight: &mut Flight,
         drafted: Drafted,
         started_at: i64,
-        gamma: usize,
     ) -> Result<(), Broken> {
         let Some(channel) = self.channel.as_ref() else { return Err(Broken::Lost) };
         let first = flight.sent.is_empty();
@@ -164,7 +173,7 @@ impl<F: FnMut(Event)> Run<'_, F> {
         });
         let at = Instant::now();
         let bytes = channel.link().send(epoch, &message);
-        flight.sent.push_back(Sent { drafted, at, started_at, gamma, bytes });
+        flight.sent.push_back(Sent { drafted, at, started_at, bytes });
         Ok(())
     }
 
@@ -210,7 +219,10 @@ impl<F: FnMut(Event)> Run<'_, F> {
             (record, new)
         };
         let Some(front) = flight.sent.pop_front() else { return Err(Broken::Lost) };
-        (record.gamma, record.draft_ms) = (front.gamma as u32, front.drafted.ms);
+        if front.drafted.looked_up.is_some() {
+            record.scheme = "lookup";
+        }
+        (record.gamma, record.draft_ms) = (self.wanted(drafted), front.drafted.ms);
         record.started_at = front.started_at;
         let accepted = record.accepted as usize;
         if record.outcome == "continue" {
@@ -225,7 +237,7 @@ impl<F: FnMut(Event)> Run<'_, F> {
             round_trip_ms: record.rtt_ms - record.queue_ms,
             verify_ms: record.verify_ms,
         };
-        self.learn(drafted, accepted, times, new.len());
+        self.learn(&front.drafted, accepted, times, new.len());
         self.commit(record, &new)?;
         Ok(())
     }

@@ -10,7 +10,8 @@ use std::time::Instant;
 use tandem_inference::{KvCache, LoadOptions, Model, Segment, Wanted};
 use tandem_protocol::{Hello, PROTOCOL_VERSION, SessionId};
 use tandem_speculation::{
-    Distribution, ProcessError, Purpose, Randomness, Sampling, TokenId, process,
+    Distribution, DraftStop, Lookup, ProcessError, Purpose, Randomness, Sampling, Source, TokenId,
+    confidence, process,
 };
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
@@ -47,8 +48,10 @@ pub struct DraftRequest {
     pub session: SessionId,
     /// The text so far; at least one token.
     pub tokens: Vec<TokenId>,
-    /// Tokens to draft at most; fewer if an end token is drawn.
-    pub gamma: usize,
+    /// When the draft ends, if no end token is drawn before.
+    pub stop: DraftStop,
+    /// It also ends after the first token that is drawn at this time or later.
+    pub until: Option<Instant>,
     /// How logits are processed.
     pub sampling: Sampling,
     /// Where the draws come from.
@@ -64,6 +67,10 @@ pub struct Drafted {
     pub ids: Vec<TokenId>,
     /// The distribution that each was drawn from.
     pub q: Vec<Distribution>,
+    /// How sure the drafter was at each: see [`confidence`].
+    pub confidences: Vec<f32>,
+    /// How many tokens matched, if it was looked up in the text and no model drew it.
+    pub looked_up: Option<usize>,
     /// Time of the drafting alone, without a prompt's prefill, in milliseconds.
     pub ms: f64,
 }
@@ -73,6 +80,21 @@ impl Drafted {
     #[must_use]
     pub fn scalars(&self) -> Vec<f32> {
         self.ids.iter().zip(&self.q).map(|(id, q)| q.probability(*id)).collect()
+    }
+
+    /// A draft by look-up: nothing was drawn, so each `q` is a point mass.
+    #[must_use]
+    pub fn looked_up(found: Lookup) -> Self {
+        let q = found.ids.iter().map(|id| Distribution::Point(*id)).collect();
+        Self { q, ids: found.ids, looked_up: Some(found.matched), ..Self::default() }
+    }
+
+    /// Where it came from, for the planner.
+    pub(crate) fn source(&self) -> Source<'_> {
+        match self.looked_up {
+            Some(matched) => Source::Lookup { matched, drafted: self.ids.len() },
+            None => Source::Model(&self.confidences),
+        }
     }
 }
 
@@ -221,22 +243,29 @@ impl Worker {
         let start = Instant::now();
         let mut text = request.tokens.clone();
         let mut drafted = Drafted::default();
-        for _ in 0..request.gamma {
+        let mut stop = request.stop.clone();
+        while drafted.ids.len() < stop.most() {
             if cancel.is_cancelled() {
                 return Err(DrafterError::Cancelled);
             }
             let new = text[slot.tokens.len()..].to_vec();
             let mut logits = forward(&self.model, slot, &new, Wanted::Last)?;
+            let sure = confidence(logits.row_mut(0));
             let q = process(logits.row_mut(0), &request.sampling, &text)?;
             let at = text.len() as u32;
             let u = request.randomness.uniform(Purpose::Draft, at, request.branch);
             let id = q.sample(u);
             drafted.ids.push(id);
             drafted.q.push(q);
+            drafted.confidences.push(sure);
             text.push(id);
-            // Whether to go on depends only on tokens that are already drawn, so the text's
-            // distribution is untouched: what follows an accepted end token is never used.
-            if self.model.tokenizer().is_end(id) {
+            // Whether to go on depends only on tokens that are already drawn and will be sent, and
+            // on the time, so the text's distribution is untouched (`DraftStop`). What follows an
+            // accepted end token is never used.
+            if self.model.tokenizer().is_end(id)
+                || !stop.goes_on(sure)
+                || request.until.is_some_and(|until| Instant::now() >= until)
+            {
                 break;
             }
         }

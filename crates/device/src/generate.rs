@@ -13,7 +13,9 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tandem_inference::Detokenizer;
 use tandem_protocol::{ClientMessage, Open, SessionId};
-use tandem_speculation::{Change, Planner, Randomness, RoundTimes, Sampling, TokenId, Way};
+use tandem_speculation::{
+    Change, DraftStop, Planner, Randomness, RoundTimes, Sampling, TokenId, Way,
+};
 use thiserror::Error;
 use tokio_util::sync::CancellationToken;
 
@@ -408,11 +410,39 @@ impl<F: FnMut(Event)> Run<'_, F> {
         self.way != before
     }
 
-    /// γ for the next draft.
-    pub(crate) fn gamma(&self) -> usize {
+    /// The rule for the next draft that waits for its verdict, or for the first one after a
+    /// correction.
+    pub(crate) fn draft_stop(&self) -> DraftStop {
         match self.request.gamma {
-            Gamma::Fixed(n) => n,
-            Gamma::Auto => lock(&self.planner).gamma(self.way),
+            Gamma::Fixed(n) => DraftStop::fixed(n),
+            Gamma::Auto => lock(&self.planner).draft_stop(self.way),
+        }
+    }
+
+    /// A draft by look-up of at most `most` tokens behind the present text, where that should be
+    /// better than one by the model.
+    pub(crate) fn look_up(&self, most: usize) -> Option<Drafted> {
+        let found = match self.request.gamma {
+            Gamma::Fixed(_) => None,
+            Gamma::Auto => lock(&self.planner).lookup(self.way, &self.tokens, most),
+        };
+        found.map(Drafted::looked_up)
+    }
+
+    /// How long after one draft the next one behind it should leave, if the length of drafts is free.
+    pub(crate) fn pace(&self) -> Option<Duration> {
+        let ms = match self.request.gamma {
+            Gamma::Fixed(_) => None,
+            Gamma::Auto => lock(&self.planner).pace(),
+        };
+        ms.map(|ms| Duration::from_secs_f64(ms / 1e3))
+    }
+
+    /// γ of a round with a draft of `drafted` tokens, for its record.
+    pub(crate) fn wanted(&self, drafted: usize) -> u32 {
+        match self.request.gamma {
+            Gamma::Fixed(n) => n as u32,
+            Gamma::Auto => drafted as u32,
         }
     }
 
@@ -427,10 +457,16 @@ impl<F: FnMut(Event)> Run<'_, F> {
         *channel = link.channel();
     }
 
-    /// Tells the planner of a finished round that drafted `drafted` tokens and gave `tokens`.
-    pub(crate) fn learn(&self, drafted: usize, accepted: usize, times: RoundTimes, tokens: usize) {
+    /// Tells the planner of a finished round that gave `tokens` tokens.
+    pub(crate) fn learn(
+        &self,
+        drafted: &Drafted,
+        accepted: usize,
+        times: RoundTimes,
+        tokens: usize,
+    ) {
         let wall = self.wall_ms();
-        lock(&self.planner).drafted(self.way, drafted, accepted, times, tokens, wall);
+        lock(&self.planner).drafted(self.way, drafted.source(), accepted, times, tokens, wall);
     }
 
     /// Tells it of a plain token.
@@ -445,7 +481,7 @@ impl<F: FnMut(Event)> Run<'_, F> {
     /// One token of the drafter.
     async fn step_alone(&mut self) -> Result<(), Broken> {
         let started_at = crate::now_ms();
-        let drafted = self.draft(1).await?;
+        let drafted = self.draft(DraftStop::fixed(1)).await?;
         let record = RoundRecord {
             draft_ms: drafted.ms,
             ..self.record("device", "drafter", "token", started_at)
@@ -454,12 +490,13 @@ impl<F: FnMut(Event)> Run<'_, F> {
         Ok(())
     }
 
-    /// Drafts up to `gamma` tokens after the present text.
-    pub async fn draft(&mut self, gamma: usize) -> Result<Drafted, DrafterError> {
+    /// Drafts after the present text.
+    pub async fn draft(&mut self, stop: DraftStop) -> Result<Drafted, DrafterError> {
         let request = DraftRequest {
             session: self.request.session,
             tokens: self.tokens.clone(),
-            gamma,
+            stop,
+            until: None,
             sampling: self.request.sampling,
             randomness: self.randomness.clone(),
             branch: self.branch,

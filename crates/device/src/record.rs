@@ -179,9 +179,10 @@ pub struct RoundRecord {
     /// `dssd`, `edge` or `device`.
     pub mode: &'static str,
     /// How tokens were chosen: `dssd`, `ahead` (DSSD, drafting on while verdicts are on their way),
-    /// `stream` (plain steps of the edge), `drafter`.
+    /// `lookup` (DSSD with a draft from the text itself), `stream` (plain steps of the edge),
+    /// `drafter`.
     pub scheme: &'static str,
-    /// Draft length that was wanted; 0 without drafting.
+    /// Draft length that was asked for or, where it is free, of this draft; 0 without drafting.
     pub gamma: u32,
     /// Tokens that were drafted and sent.
     pub drafted: u32,

@@ -32,16 +32,19 @@ impl<F: FnMut(Event)> Run<'_, F> {
     /// One round of DSSD: draft, send, receive, resolve.
     pub(crate) async fn speculate(&mut self, epoch: u32) -> Result<(), Broken> {
         let started_at = crate::now_ms();
-        let wanted = self.gamma();
         // The last token needs no draft: a round gives one more than it drafts.
         let left = self.request.max_tokens + self.request.prompt.len() - self.tokens.len();
         let room = self.context - self.tokens.len();
-        let gamma = wanted.min(left - 1).min(room - 1);
+        let stop = self.draft_stop().at_most((left - 1).min(room - 1));
+        let gamma = stop.most();
         let drafted = match self.pending.pop_front() {
             // Sent before the connection was lost: its verdict may already be decided.
             Some(drafted) => drafted,
             None if gamma == 0 => Drafted::default(),
-            None => self.draft(gamma).await?,
+            None => match self.look_up(gamma) {
+                Some(drafted) => drafted,
+                None => self.draft(stop).await?,
+            },
         };
         let prefix = self.tokens.len();
         let result = self.verify(epoch, &drafted).await;
@@ -52,8 +55,11 @@ impl<F: FnMut(Event)> Run<'_, F> {
                 return Err(broken);
             }
         };
-        record.gamma = wanted as u32;
+        record.gamma = self.wanted(drafted.ids.len());
         record.draft_ms = drafted.ms;
+        if drafted.looked_up.is_some() {
+            record.scheme = "lookup";
+        }
         record.started_at = started_at;
         let accepted = record.accepted as usize;
         self.edge_known = prefix + accepted + usize::from(is_edges_own(record.outcome));
@@ -63,7 +69,7 @@ impl<F: FnMut(Event)> Run<'_, F> {
             round_trip_ms: record.rtt_ms - if self.round == 0 { record.queue_ms } else { 0.0 },
             verify_ms: record.verify_ms,
         };
-        self.learn(drafted.ids.len(), accepted, times, accepted + 1);
+        self.learn(&drafted, accepted, times, accepted + 1);
         new.push(rest);
         self.commit(record, &new)?;
         Ok(())

@@ -17,8 +17,7 @@ pub struct RoundTimes {
 /// `γ·t_d + R + t_v(γ)` (design of synchronous DSSD). α, t_d and R are exponential averages;
 /// `t_v(γ) = a + b·γ` is a weighted least-squares line through what was seen.
 ///
-/// The choice uses only *past* rounds, never the tokens being drafted, so that stopping a draft
-/// does not depend on what was drawn and exactness is untouched.
+/// The choice uses only *past* rounds, so exactness is untouched.
 #[derive(Clone, Debug)]
 pub struct DraftLength {
     max: usize,
@@ -43,8 +42,9 @@ struct Line {
 
 /// How much of a round's weight the next one leaves, for times.
 const FORGET: f64 = 0.92;
-/// The same for one trial of acceptance: an estimate from about two hundred drafted tokens.
-const ACCEPTANCE_MEMORY: f64 = 0.995;
+/// The same for one trial of acceptance: an estimate from about a thousand drafted tokens.
+/// A shorter one is noise that makes near ties swing.
+const ACCEPTANCE_MEMORY: f64 = 0.999;
 
 impl Line {
     fn add(&mut self, x: f64, y: f64) {
@@ -139,6 +139,18 @@ impl DraftLength {
         })
     }
 
+    /// What each further row of a forward pass takes, in milliseconds.
+    #[must_use]
+    pub fn row(&self) -> f64 {
+        (self.verify.at(5.0) - self.verify.at(1.0)) / 4.0
+    }
+
+    /// A usual forward pass of late, in milliseconds.
+    #[must_use]
+    pub fn pass(&self) -> f64 {
+        self.verify.y / self.verify.n.max(1e-9)
+    }
+
     /// What a token of the edge alone takes, in milliseconds, by what verifying took.
     #[must_use]
     pub fn plain(&self) -> f64 {
@@ -197,20 +209,30 @@ impl DraftLength {
         if drafted == 0 {
             return;
         }
-        let weight = if self.rounds < 8 { 1.0 / f64::from(self.rounds + 2) } else { 0.1 };
         // Every accepted token and the rejected one, if any, were a trial.
         let trials = accepted + usize::from(accepted < drafted);
         let keep = ACCEPTANCE_MEMORY.powi(trials as i32);
         self.trials = self.trials * keep + trials as f64;
         self.successes = self.successes * keep + accepted as f64;
-        let average = |old: &mut f64, new: f64, first: bool| {
-            if first { *old = new } else { *old += weight * (new - *old) }
-        };
-        let first = self.rounds == 0;
-        average(&mut self.draft_ms, times.draft_ms / drafted as f64, first);
-        average(&mut self.link_ms, (times.round_trip_ms - times.verify_ms).max(0.0), first);
-        self.verify.add(drafted as f64, times.verify_ms.max(0.0));
+        let weight = self.weight();
+        self.draft_ms += weight * (times.draft_ms / drafted as f64 - self.draft_ms);
+        self.record_edge(drafted, times);
         self.rounds += 1;
+    }
+
+    /// Records what a round of `drafted` tokens says of the link and the edge alone.
+    pub(crate) fn record_edge(&mut self, drafted: usize, times: RoundTimes) {
+        let link = (times.round_trip_ms - times.verify_ms).max(0.0);
+        self.link_ms += self.weight() * (link - self.link_ms);
+        self.verify.add(drafted as f64, times.verify_ms.max(0.0));
+    }
+
+    fn weight(&self) -> f64 {
+        match self.rounds {
+            0 => 1.0,
+            1..8 => 1.0 / f64::from(self.rounds + 2),
+            _ => 0.1,
+        }
     }
 
     /// The present estimate of the acceptance rate of one token.

@@ -10,8 +10,8 @@
 //!
 //! The parts, in the order in which a round uses them: [`process`] turns logits into a
 //! [`Distribution`]; [`verify`] accepts drafts and chooses the smallest exact [`Correction`];
-//! [`Resolver`] finishes on the device; [`DraftLength`] picks the next γ, [`Planner`] whether to
-//! draft at all.
+//! [`Resolver`] finishes on the device; [`DraftLength`] picks the next γ, [`DraftStop`] may end a draft
+//! before, and [`Planner`] says whether to draft at all.
 
 mod distribution;
 mod draft_length;
@@ -21,16 +21,18 @@ mod random;
 mod reference;
 mod resolve;
 mod sampling;
+mod stop;
 mod verify;
 
 pub use distribution::{Distribution, DistributionError};
 pub use draft_length::{DraftLength, RoundTimes};
 pub use lookup::{Lookup, lookup};
-pub use planner::{Change, MAX_CHOSEN, Planner, Way};
+pub use planner::{Change, MAX_CHOSEN, Planner, Source, Way};
 pub use random::{Purpose, Randomness};
 pub use reference::{dsd_verify, greedy_verify, gumbel_draw, gumbel_verify};
 pub use resolve::{Resolution, ResolveError, Resolver};
-pub use sampling::{ProcessError, Sampling, SamplingError, process};
+pub use sampling::{ProcessError, Sampling, SamplingError, confidence, process};
+pub use stop::{Calibration, DraftStop};
 pub use verify::{
     Correction, FIRST_SAMPLES, MAX_SPARSE, MORE_SAMPLES, Outcome, Verdict, VerifyError, accepts,
     more, verify,

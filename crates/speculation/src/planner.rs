@@ -13,7 +13,7 @@
 //! nothing. Drafting is left only when no draft is on its way, and a stream's tokens that were still
 //! on theirs are dropped unseen, so nothing is thrown away because of what it says.
 
-use crate::{DraftLength, RoundTimes};
+use crate::{Calibration, DraftLength, DraftStop, Lookup, RoundTimes, TokenId, lookup};
 
 /// A way of answering with an edge.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,6 +27,20 @@ pub enum Way {
 }
 
 const WAYS: [Way; 3] = [Way::Stream, Way::Turns, Way::Ahead];
+
+/// Where a draft came from.
+#[derive(Clone, Copy, Debug)]
+pub enum Source<'a> {
+    /// The drafter's model, with its confidence at each token.
+    Model(&'a [f32]),
+    /// Prompt look-up.
+    Lookup {
+        /// See [`Lookup::matched`].
+        matched: usize,
+        /// Tokens of the draft.
+        drafted: usize,
+    },
+}
 
 /// A change of the way, with the expected milliseconds a token that led to it.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -45,18 +59,23 @@ pub struct Change {
 #[derive(Clone, Debug)]
 struct Seen {
     length: DraftLength,
-    /// What rounds took, by what they should have taken by the closed form.
+    /// What rounds took, by what they should have taken by the closed form for their γ.
     ratio: f64,
+    /// What their tokens should have taken at the best fixed γ, and what these rounds should have:
+    /// drafts that end where the next token is unlikely give more for the same time.
+    gain: (f64, f64),
     rounds: u32,
     /// The planner's count of tokens when it was last used.
     at: u64,
 }
 
 impl Seen {
-    fn record(&mut self, expected_ms: f64, wall_ms: f64) {
-        if !(wall_ms.is_finite() && expected_ms > 0.0) {
+    fn record(&mut self, expected_ms: f64, wall_ms: f64, ideal_ms: f64) {
+        if !(wall_ms.is_finite() && expected_ms > 0.0 && ideal_ms.is_finite()) {
             return;
         }
+        self.gain.0 = self.gain.0 * GAIN_MEMORY + ideal_ms;
+        self.gain.1 = self.gain.1 * GAIN_MEMORY + expected_ms;
         // One round that the system interrupted must not decide.
         let ratio = (wall_ms / expected_ms).clamp(0.2, 5.0);
         let weight = (1.0 / f64::from(self.rounds + 1)).max(0.05);
@@ -67,6 +86,13 @@ impl Seen {
     fn known(&self) -> bool {
         self.rounds >= ENOUGH
     }
+
+    /// What a token takes beyond the closed form, as a factor. Few rounds say little of the gain.
+    fn factor(&self) -> f64 {
+        let prior = GAIN_PRIOR * self.gain.1 / f64::from(self.rounds.max(1));
+        let gain = (self.gain.0 + prior) / (self.gain.1 + prior).max(1e-9);
+        self.ratio / gain.clamp(0.7, 1.5)
+    }
 }
 
 /// Chooses the way, and γ with it. Lives as long as the link: what one answer measured helps the next.
@@ -74,6 +100,10 @@ impl Seen {
 pub struct Planner {
     turns: Seen,
     ahead: Seen,
+    calibration: Calibration,
+    /// Weighted trials and acceptances of looked-up tokens, by how many tokens before them matched.
+    lookups: [(f64, f64); LOOKUP_PRIOR.len()],
+    max: usize,
     /// Milliseconds of a plain token, and when that was measured.
     plain: Option<(f64, u64)>,
     way: Way,
@@ -102,7 +132,18 @@ const BENEFIT: f64 = 0.9;
 /// What looked more than twice as slow as the stream is not tried again in it.
 const MOST_BENEFIT: f64 = 0.5;
 /// Tokens of a draft at most where the length is chosen: longer ones never paid in a measurement.
-pub const MAX_CHOSEN: usize = 12;
+pub const MAX_CHOSEN: usize = 16;
+/// How much of a round's weight the next one leaves, for the gain.
+const GAIN_MEMORY: f64 = 0.99;
+/// Rounds without a gain that are assumed before the first.
+const GAIN_PRIOR: f64 = 30.0;
+/// What is accepted of looked-up tokens at first, by the length of the match.
+const LOOKUP_PRIOR: [f64; 9] = [0.1, 0.1, 0.1, 0.45, 0.55, 0.65, 0.7, 0.75, 0.85];
+/// How many trials that is worth, and how much of their weight the next one leaves.
+const LOOKUP_TRIALS: f64 = 4.0;
+const LOOKUP_MEMORY: f64 = 0.98;
+/// Rounds of a fixed length, from which costs are learnt, before drafts follow confidence.
+const FIRST_ROUNDS: u32 = 4;
 
 impl Default for Planner {
     fn default() -> Self {
@@ -114,10 +155,14 @@ impl Planner {
     /// Drafts have at most `max` tokens.
     #[must_use]
     pub fn new(max: usize) -> Self {
-        let seen = Seen { length: DraftLength::new(max), ratio: 1.0, rounds: 0, at: 0 };
+        let length = DraftLength::new(max);
+        let seen = Seen { length, ratio: 1.0, gain: (0.0, 0.0), rounds: 0, at: 0 };
         Self {
             turns: seen.clone(),
             ahead: seen,
+            calibration: Calibration::default(),
+            lookups: LOOKUP_PRIOR.map(|p| (LOOKUP_TRIALS, LOOKUP_TRIALS * p)),
+            max,
             plain: None,
             way: Way::Turns,
             reason: None,
@@ -139,13 +184,63 @@ impl Planner {
         self.reason
     }
 
-    /// γ for the next draft.
+    /// The rule for the next draft that waits for its verdict or, drafting ahead, for the first one
+    /// after a correction.
+    ///
+    /// In turns, a further token costs its drafting and its row, and gives a token with the chance
+    /// that it and all before it are accepted; it pays while that is worth more than the time that a
+    /// token takes.
+    ///
+    /// Ahead, a further token in the first draft keeps the edge waiting for `t_d`. Without it the
+    /// edge ends this pass that much sooner and may need another one for it, at the end of a branch
+    /// that goes on for `n = t_v/t_d` tokens a pass. So it pays while
+    /// `t_d·(1 − α^n) < t_v·reach·(1 − α)`.
     #[must_use]
-    pub fn gamma(&self, way: Way) -> usize {
-        match way {
-            Way::Ahead => self.ahead.length.next_ahead(),
-            _ => self.turns.length.next(),
+    pub fn draft_stop(&self, way: Way) -> DraftStop {
+        let seen = if way == Way::Ahead { &self.ahead } else { &self.turns };
+        let length = &seen.length;
+        if length.rounds() < FIRST_ROUNDS {
+            let gamma = if way == Way::Ahead { length.next_ahead() } else { length.next() };
+            return DraftStop::fixed(gamma);
         }
+        let (draft, acceptance) = (length.draft(), length.acceptance());
+        let least = if way == Way::Ahead {
+            let pace = length.pass();
+            let per = (pace / draft.max(1e-6)).max(1.0);
+            draft * (1.0 - acceptance.powf(per)) / (pace * (1.0 - acceptance)).max(1e-9)
+        } else {
+            (draft + length.row()) / (acceptance * length.best_in_turns().1).max(1e-9)
+        };
+        DraftStop::unlikely(least, self.max, self.calibration.clone())
+    }
+
+    /// A draft by look-up of at most `most` tokens, where a token by it should cost less than by the
+    /// drafter's model: it needs no time, but is right less often unless the text repeats itself.
+    #[must_use]
+    pub fn lookup(&self, way: Way, text: &[TokenId], most: usize) -> Option<Lookup> {
+        let length = if way == Way::Ahead { &self.ahead.length } else { &self.turns.length };
+        if length.rounds() < FIRST_ROUNDS {
+            return None;
+        }
+        let mut found = lookup(text, most.min(self.max))?;
+        let (trials, accepted) = self.lookups[found.matched];
+        let a = (accepted / trials).clamp(0.01, 0.99);
+        let cost = |g: usize| {
+            let tokens = (1.0 - a.powi(g as i32 + 1)) / (1.0 - a);
+            (length.round(g) - length.draft() * g as f64) / tokens
+        };
+        let (gamma, ms) =
+            (1..=found.ids.len()).map(|g| (g, cost(g))).min_by(|a, b| a.1.total_cmp(&b.1))?;
+        found.ids.truncate(gamma);
+        (ms < self.expected(way)).then_some(found)
+    }
+
+    /// How long after one draft the next one behind it should leave, in milliseconds: when the edge
+    /// has verified that one. `None` while the costs are unknown.
+    #[must_use]
+    pub fn pace(&self) -> Option<f64> {
+        let length = &self.ahead.length;
+        (length.rounds() >= FIRST_ROUNDS).then(|| length.pass())
     }
 
     /// The estimates of the way of drafting that was used last.
@@ -155,26 +250,49 @@ impl Planner {
         if newer { &self.ahead.length } else { &self.turns.length }
     }
 
-    /// Records a finished speculative round that gave `tokens` tokens. `wall_ms` is the time since the
-    /// round before ended, `None` where that holds something else, as the prompt.
+    /// Records a finished speculative round of which `accepted` drafted tokens were accepted and that
+    /// gave `tokens` tokens. `wall_ms` is the time since the round before ended, `None` where that
+    /// holds something else, as the prompt.
     pub fn drafted(
         &mut self,
         way: Way,
-        drafted: usize,
+        source: Source<'_>,
         accepted: usize,
         times: RoundTimes,
         tokens: usize,
         wall_ms: Option<f64>,
     ) {
         self.tokens += tokens as u64;
-        let behind = std::mem::replace(&mut self.behind, way == Way::Ahead && accepted == drafted);
         let seen = if way == Way::Ahead { &mut self.ahead } else { &mut self.turns };
-        seen.length.record(drafted, accepted, times);
         seen.at = self.tokens;
+        let drafted = match source {
+            Source::Model(confidences) => {
+                for (i, confidence) in confidences.iter().enumerate().take(accepted + 1) {
+                    self.calibration.record(*confidence, i < accepted);
+                }
+                seen.length.record(confidences.len(), accepted, times);
+                confidences.len()
+            }
+            Source::Lookup { matched, drafted } => {
+                let (trials, sum) = &mut self.lookups[matched.min(LOOKUP_PRIOR.len() - 1)];
+                for i in 0..drafted.min(accepted + 1) {
+                    *trials = *trials * LOOKUP_MEMORY + 1.0;
+                    *sum = *sum * LOOKUP_MEMORY + f64::from(u8::from(i < accepted));
+                }
+                seen.length.record_edge(drafted, times);
+                drafted
+            }
+        };
+        let behind = std::mem::replace(&mut self.behind, way == Way::Ahead && accepted == drafted);
         let length = &seen.length;
-        let expected = if behind { length.round_behind(drafted) } else { length.round(drafted) };
+        let expected = match source {
+            Source::Lookup { .. } => length.round(drafted) - length.draft() * drafted as f64,
+            Source::Model(_) if behind => length.round_behind(drafted),
+            Source::Model(_) => length.round(drafted),
+        };
+        let best = if way == Way::Ahead { length.best_ahead() } else { length.best_in_turns() };
         if let Some(ms) = wall_ms.filter(|_| drafted > 0) {
-            seen.record(expected, ms);
+            seen.record(expected, ms, best.1 * tokens as f64);
         }
     }
 
@@ -193,22 +311,20 @@ impl Planner {
     /// Milliseconds a token in a way, as far as is known.
     fn expected(&self, way: Way) -> f64 {
         let now = self.length();
-        let other_ratio = |seen: &Seen| if seen.known() { seen.ratio.clamp(0.7, 1.5) } else { 1.0 };
+        let other = |seen: &Seen| if seen.known() { seen.factor().clamp(0.6, 1.5) } else { 1.0 };
         match way {
             Way::Stream => match self.plain {
                 Some((ms, at)) if self.tokens - at < STALE => ms,
                 _ => self.turns.length.plain(),
             },
             Way::Turns if self.turns.known() => {
-                self.turns.length.with_present(now).best_in_turns().1 * self.turns.ratio
+                self.turns.length.with_present(now).best_in_turns().1 * self.turns.factor()
             }
-            Way::Turns => now.best_in_turns().1 * other_ratio(&self.ahead),
+            Way::Turns => now.best_in_turns().1 * other(&self.ahead),
             Way::Ahead if self.ahead.known() && self.tokens - self.ahead.at < STALE => {
-                self.ahead.length.with_present(now).best_ahead().1 * self.ahead.ratio
+                self.ahead.length.with_present(now).best_ahead().1 * self.ahead.factor()
             }
-            Way::Ahead => {
-                self.turns.length.with_present(now).best_ahead().1 * other_ratio(&self.turns)
-            }
+            Way::Ahead => self.turns.length.with_present(now).best_ahead().1 * other(&self.turns),
         }
     }
 
@@ -257,7 +373,7 @@ impl Planner {
 impl Seen {
     /// A new trial, from what is known elsewhere.
     fn begin(&mut self, length: DraftLength) {
-        (self.length, self.ratio, self.rounds) = (length, 1.0, 0);
+        (self.length, self.ratio, self.gain, self.rounds) = (length, 1.0, (0.0, 0.0), 0);
     }
 }
 
@@ -275,17 +391,45 @@ mod tests {
         verify: fn(f64) -> f64,
         /// How much slower both sides are while they compute at the same time.
         contention: f64,
+        /// γ in turns, if it is not the planner's.
+        fixed: Option<usize>,
     }
 
     impl World {
+        /// A drafted token: how sure the drafter is of it, and whether it is accepted. Most are easy;
+        /// the hard ones make the mean what it is.
+        fn token(&self, random: &Randomness, at: &mut u32) -> (f32, bool) {
+            *at += 1;
+            let u = |i| random.uniform(Purpose::Accept, *at, i);
+            let easy = (self.alpha - 0.1).max(0.05);
+            let hard = ((self.alpha - easy * 0.97) / (1.0 - easy)).clamp(0.0, 1.0);
+            let (confidence, chance) = if u(0) < easy { (0.98, 0.97) } else { (0.5, hard) };
+            (confidence, u(1) < chance)
+        }
+
+        /// Tokens as long as the rule says, and how many of them are accepted.
+        fn draft(
+            &self,
+            mut stop: DraftStop,
+            random: &Randomness,
+            at: &mut u32,
+        ) -> (Vec<f32>, usize) {
+            let (mut confidences, mut hits) = (Vec::new(), Vec::new());
+            loop {
+                let (confidence, hit) = self.token(random, at);
+                confidences.push(confidence);
+                hits.push(hit);
+                if confidences.len() >= stop.most() || !stop.goes_on(confidence) {
+                    let accepted = hits.iter().take_while(|hit| **hit).count();
+                    return (confidences, accepted);
+                }
+            }
+        }
+
         /// One piece of an answer in the way that the planner wants; its tokens and milliseconds.
         fn go(&self, planner: &mut Planner, random: &Randomness, at: &mut u32) -> (f64, f64) {
             let jitter = 1.0 + 0.1 * (random.uniform(Purpose::Bonus, *at, 1) - 0.5);
             *at += 1;
-            let mut hit = || {
-                *at += 1;
-                random.uniform(Purpose::Accept, *at, 0) < self.alpha
-            };
             match planner.way() {
                 Way::Stream => {
                     let ms = (self.verify)(0.0) * jitter;
@@ -293,43 +437,75 @@ mod tests {
                     (1.0, ms)
                 }
                 Way::Turns => {
-                    let gamma = planner.gamma(Way::Turns);
-                    let accepted = (0..gamma).take_while(|_| hit()).count();
-                    let verify_ms = (self.verify)(gamma as f64) * jitter;
+                    let stop = match self.fixed {
+                        Some(gamma) => DraftStop::fixed(gamma),
+                        None => planner.draft_stop(Way::Turns),
+                    };
+                    let (confidences, accepted) = self.draft(stop, random, at);
+                    let gamma = confidences.len() as f64;
+                    let verify_ms = (self.verify)(gamma) * jitter;
                     let round_trip_ms = self.link + verify_ms;
-                    let draft_ms = self.draft * gamma as f64 * jitter;
+                    let draft_ms = self.draft * gamma * jitter;
                     let times = RoundTimes { draft_ms, round_trip_ms, verify_ms };
-                    let ms = draft_ms + round_trip_ms;
-                    planner.drafted(Way::Turns, gamma, accepted, times, accepted + 1, Some(ms));
-                    (accepted as f64 + 1.0, ms)
+                    let (ms, new) = (draft_ms + round_trip_ms, accepted + 1);
+                    planner.drafted(
+                        Way::Turns,
+                        Source::Model(&confidences),
+                        accepted,
+                        times,
+                        new,
+                        Some(ms),
+                    );
+                    (new as f64, ms)
                 }
-                Way::Ahead => {
-                    // A whole branch, with its drafts one after the other.
-                    let gamma = planner.gamma(Way::Ahead);
-                    let slow = jitter * self.contention;
-                    let draft_ms = self.draft * gamma as f64 * slow;
-                    let verify_ms = (self.verify)(gamma as f64 - 1.0) * slow;
-                    let (mut tokens, mut ms) = (0.0, 0.0);
-                    loop {
-                        let accepted = (0..gamma).take_while(|_| hit()).count();
-                        let whole = accepted == gamma;
-                        let given = accepted + usize::from(!whole);
-                        let round_trip_ms = self.link + verify_ms;
-                        let wall = if tokens == 0.0 {
-                            draft_ms + round_trip_ms
-                        } else {
-                            draft_ms.max(verify_ms)
-                        };
-                        let times = RoundTimes { draft_ms, round_trip_ms, verify_ms };
-                        planner.drafted(Way::Ahead, gamma, accepted, times, given, Some(wall));
-                        tokens += given as f64;
-                        ms += wall;
-                        if !whole {
-                            return (tokens, ms);
-                        }
-                    }
+                Way::Ahead => self.branch(planner, random, at, jitter * self.contention),
+            }
+        }
+
+        /// From one correction to the next, drafts one behind the other.
+        fn branch(
+            &self,
+            planner: &mut Planner,
+            random: &Randomness,
+            at: &mut u32,
+            slow: f64,
+        ) -> (f64, f64) {
+            // When the last draft left, the edge is free, and the last verdict came.
+            let (mut left, mut free, mut last, mut tokens) = (0.0, 0.0, 0.0, 0.0);
+            for n in 0.. {
+                let stop = match planner.pace() {
+                    Some(pace) if n > 0 => DraftStop::fixed(
+                        (pace / (self.draft * slow)).floor().clamp(1.0, 16.0) as usize,
+                    ),
+                    _ => planner.draft_stop(Way::Ahead),
+                };
+                let (confidences, accepted) = self.draft(stop, random, at);
+                let gamma = confidences.len() as f64;
+                let (draft_ms, verify_ms) =
+                    (self.draft * gamma * slow, (self.verify)(gamma - 1.0) * slow);
+                left += draft_ms;
+                let begin = f64::max(left + self.link / 2.0, free);
+                free = begin + verify_ms;
+                let wall = free + self.link / 2.0 - last;
+                last += wall;
+                let whole = accepted == confidences.len();
+                let new = accepted + usize::from(!whole);
+                let times =
+                    RoundTimes { draft_ms, round_trip_ms: self.link + verify_ms, verify_ms };
+                planner.drafted(
+                    Way::Ahead,
+                    Source::Model(&confidences),
+                    accepted,
+                    times,
+                    new,
+                    Some(wall),
+                );
+                tokens += new as f64;
+                if !whole {
+                    break;
                 }
             }
+            (tokens, last)
         }
 
         /// Milliseconds a token over a long text, and how often the way changed.
@@ -353,7 +529,7 @@ mod tests {
         /// The best single way for a whole text, and auto's time by its, over several texts.
         fn compare(&self) -> (Way, f64) {
             let cost = |way: Option<Way>| -> f64 {
-                (1..=SEEDS).map(|seed| self.write(&mut Planner::new(12), seed, way).0).sum()
+                (1..=SEEDS).map(|seed| self.write(&mut Planner::default(), seed, way).0).sum()
             };
             let all = WAYS.map(|way| (way, cost(Some(way))));
             let (best, least) = all.into_iter().min_by(|a, b| a.1.total_cmp(&b.1)).unwrap();
@@ -372,36 +548,99 @@ mod tests {
 
     #[test]
     fn never_much_slower_than_the_best_single_way() {
-        let mut wins = [0; 3];
+        let (mut wins, mut wrong) = ([0; 3], Vec::new());
         for alpha in [0.3, 0.6, 0.8, 0.9] {
             for draft in [8.0, 40.0] {
                 for link in [0.5, 20.0, 100.0] {
                     for verify in [slow as fn(f64) -> f64, fast] {
                         for contention in [1.0, 1.6] {
-                            let world = World { alpha, draft, link, verify, contention };
+                            let world =
+                                World { alpha, draft, link, verify, contention, fixed: None };
                             let (best, ratio) = world.compare();
                             wins[best as usize] += 1;
-                            assert!(
-                                ratio < 1.03,
-                                "α {alpha}, draft {draft}, link {link}, contention {contention}: \
-                                 {ratio:.3} of {best:?}"
-                            );
+                            if ratio >= 1.03 {
+                                wrong.push(format!(
+                                    "α {alpha}, draft {draft}, link {link}, step {}, contention \
+                                     {contention}: {ratio:.3} of {best:?}",
+                                    verify(0.0)
+                                ));
+                            }
                         }
                     }
                 }
             }
         }
+        assert!(wrong.is_empty(), "{}", wrong.join("\n"));
         assert!(wins.iter().all(|n| *n > 3), "each way is best somewhere: {wins:?}");
     }
 
     #[test]
     fn follows_a_link_that_gets_slow() {
-        let near = World { alpha: 0.8, draft: 8.0, link: 1.0, verify: fast, contention: 1.0 };
+        let near =
+            World { alpha: 0.8, draft: 8.0, link: 1.0, verify: fast, contention: 1.0, fixed: None };
         let far = World { link: 200.0, ..near };
-        let mut planner = Planner::new(12);
+        let mut planner = Planner::default();
         near.write(&mut planner, 1, None);
         assert_ne!(planner.way(), Way::Stream);
         far.write(&mut planner, 2, None);
         assert_eq!(planner.way(), Way::Stream);
+    }
+    #[test]
+    fn drafts_that_end_where_the_next_token_is_unlikely_are_faster_than_any_fixed_length() {
+        let world = World {
+            alpha: 0.8,
+            draft: 20.0,
+            link: 20.0,
+            verify: |rows| 100.0 + 2.0 * rows,
+            contention: 1.0,
+            fixed: None,
+        };
+        let cost = |fixed| {
+            let world = World { fixed, ..world };
+            let ms = |seed| world.write(&mut Planner::default(), seed, Some(Way::Turns)).0;
+            (1..=SEEDS).map(ms).sum::<f64>()
+        };
+        let best = (1..=12).map(|gamma| cost(Some(gamma))).fold(f64::INFINITY, f64::min);
+        let ratio = cost(None) / best;
+        println!("{ratio:.3} of the best fixed length");
+        assert!(ratio < 0.92, "{ratio}");
+    }
+    /// Text that repeats itself is looked up, text that only seems to is not for long.
+    #[test]
+    fn looks_up_where_it_is_right() {
+        let times = RoundTimes { draft_ms: 80.0, round_trip_ms: 120.0, verify_ms: 100.0 };
+        let settled = || {
+            let mut planner = Planner::default();
+            for accepted in [4, 2, 3, 0, 4].repeat(20) {
+                let ms = Some(200.0);
+                planner.drafted(
+                    Way::Turns,
+                    Source::Model(&[0.8; 4]),
+                    accepted,
+                    times,
+                    accepted + 1,
+                    ms,
+                );
+            }
+            planner
+        };
+        let text: Vec<TokenId> =
+            [1, 2, 3, 4, 5, 6, 7, 8, 9].repeat(3).into_iter().map(TokenId).collect();
+        let (mut right, mut wrong) = (settled(), settled());
+        for round in 0..40 {
+            for (planner, accepts) in [(&mut right, true), (&mut wrong, false)] {
+                let Some(found) = planner.lookup(Way::Turns, &text, 16) else {
+                    assert!(!accepts && round > 2, "round {round}");
+                    continue;
+                };
+                let (matched, drafted) = (found.matched, found.ids.len());
+                let accepted = if accepts { drafted } else { 0 };
+                let source = Source::Lookup { matched, drafted };
+                planner.drafted(Way::Turns, source, accepted, times, accepted + 1, Some(120.0));
+            }
+        }
+        assert_eq!(right.lookup(Way::Turns, &text, 16).unwrap().ids.len(), 16);
+        assert_eq!(wrong.lookup(Way::Turns, &text, 16), None);
+        assert_eq!(Planner::default().lookup(Way::Turns, &text, 16), None);
     }
 }

@@ -139,6 +139,17 @@ pub fn process(
     Ok(sparse(kept))
 }
 
+/// The highest probability of the softmax of `logits` as the model gave them: how sure it is of its
+/// next token, in (0, 1]. Not a number if a logit is not.
+#[must_use]
+pub fn confidence(logits: &[f32]) -> f32 {
+    let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    // What is further below adds less than 1 % even if all tokens of a large vocabulary are there,
+    // and without its exponentials this is a tenth of the work.
+    let near = logits.iter().filter(|l| **l > max - 17.0);
+    1.0 / near.map(|l| (l - max).exp()).sum::<f32>()
+}
+
 fn penalise(logits: &mut [f32], sampling: &Sampling, history: &[TokenId]) {
     if sampling.repetition_penalty == 1.0 {
         return;
@@ -268,6 +279,16 @@ mod tests {
         assert!((d.probability(TokenId(0)) - 1.0 / 3.0).abs() < 1e-6);
         assert!((d.probability(TokenId(1)) - 2.0 / 3.0).abs() < 1e-6);
         assert_eq!(d.probability(TokenId(2)), 0.0);
+    }
+
+    #[test]
+    fn confidence_is_the_highest_probability() {
+        let logits: Vec<f32> = [0.1f32, 0.6, 0.3].iter().map(|p| p.ln() + 5.0).collect();
+        assert!((confidence(&logits) - 0.6).abs() < 1e-6);
+        let mut flat = vec![1.0; 10_000];
+        assert!((confidence(&flat) - 1e-4).abs() < 1e-7);
+        flat[7] = 40.0;
+        assert_eq!(confidence(&flat), 1.0);
     }
 
     #[test]

@@ -174,6 +174,10 @@ pub fn generate(
                 break;
             }
             rows.push(x.index());
+            // A draft may end after a token that is unlikely, as long as the token is sent.
+            if scheme == Scheme::Open && q.probability(x) < 0.4 {
+                break;
+            }
         }
         let gamma = rows.len() - 1;
         let ids: Vec<TokenId> = rows[1..].iter().map(|&t| TokenId(t as u32)).collect();
