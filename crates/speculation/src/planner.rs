@@ -59,8 +59,9 @@ pub struct Change {
 #[derive(Clone, Debug)]
 struct Seen {
     length: DraftLength,
-    /// What rounds took, by what they should have taken by the closed form for their γ.
-    ratio: f64,
+    /// What rounds took, and what they should have taken by the closed form for their γ. Sums that
+    /// forget: rounds ahead differ much in length, so the mean of their ratios would be another.
+    took: (f64, f64),
     /// What their tokens should have taken at the best fixed γ, and what these rounds should have:
     /// drafts that end where the next token is unlikely give more for the same time.
     gain: (f64, f64),
@@ -77,9 +78,8 @@ impl Seen {
         self.gain.0 = self.gain.0 * GAIN_MEMORY + ideal_ms;
         self.gain.1 = self.gain.1 * GAIN_MEMORY + expected_ms;
         // One round that the system interrupted must not decide.
-        let ratio = (wall_ms / expected_ms).clamp(0.2, 5.0);
-        let weight = (1.0 / f64::from(self.rounds + 1)).max(0.05);
-        self.ratio += weight * (ratio - self.ratio);
+        self.took.0 = self.took.0 * TOOK_MEMORY + wall_ms.clamp(0.0, 5.0 * expected_ms);
+        self.took.1 = self.took.1 * TOOK_MEMORY + expected_ms;
         self.rounds += 1;
     }
 
@@ -89,9 +89,10 @@ impl Seen {
 
     /// What a token takes beyond the closed form, as a factor. Few rounds say little of the gain.
     fn factor(&self) -> f64 {
-        let prior = GAIN_PRIOR * self.gain.1 / f64::from(self.rounds.max(1));
-        let gain = (self.gain.0 + prior) / (self.gain.1 + prior).max(1e-9);
-        self.ratio / gain.clamp(0.7, 1.5)
+        let prior = GAIN_ROUNDS * self.gain.1 / f64::from(self.rounds.max(1));
+        let gain = (self.gain.0 + USUAL_GAIN * prior) / (self.gain.1 + prior).max(1e-9);
+        let took = if self.rounds == 0 { 1.0 } else { self.took.0 / self.took.1.max(1e-9) };
+        took.clamp(0.2, 5.0) / gain.clamp(0.7, 1.5)
     }
 }
 
@@ -129,14 +130,23 @@ const STALE: u64 = 2500;
 /// are tried again, and a trial costs little of what was written since.
 const DOUBT: u64 = 256;
 const BENEFIT: f64 = 0.9;
+/// While drafting, what is known of the other ways also grows old, though less: a few rounds of hard
+/// text may have made one look slow.
+const SMALL_BENEFIT: f64 = 0.99;
+const MOST_SMALL_BENEFIT: f64 = 0.93;
 /// What looked more than twice as slow as the stream is not tried again in it.
 const MOST_BENEFIT: f64 = 0.5;
 /// Tokens of a draft at most where the length is chosen: longer ones never paid in a measurement.
 pub const MAX_CHOSEN: usize = 16;
-/// How much of a round's weight the next one leaves, for the gain.
+/// How much of a round's weight the next one leaves, for what rounds took and for the gain.
+const TOOK_MEMORY: f64 = 0.97;
 const GAIN_MEMORY: f64 = 0.99;
-/// Rounds without a gain that are assumed before the first.
-const GAIN_PRIOR: f64 = 30.0;
+/// What the gain usually is, and how many rounds that is worth.
+const USUAL_GAIN: f64 = 1.1;
+const GAIN_ROUNDS: f64 = 30.0;
+/// What drafting ahead promises while it was not tried on this link: its closed form knows nothing
+/// of drafts that leave at the edge's pace, and a short trial costs little.
+const UNTRIED: f64 = 0.9;
 /// What is accepted of looked-up tokens at first, by the length of the match.
 const LOOKUP_PRIOR: [f64; 9] = [0.1, 0.1, 0.1, 0.45, 0.55, 0.65, 0.7, 0.75, 0.85];
 /// How many trials that is worth, and how much of their weight the next one leaves.
@@ -156,7 +166,7 @@ impl Planner {
     #[must_use]
     pub fn new(max: usize) -> Self {
         let length = DraftLength::new(max);
-        let seen = Seen { length, ratio: 1.0, gain: (0.0, 0.0), rounds: 0, at: 0 };
+        let seen = Seen { length, took: (0.0, 0.0), gain: (0.0, 0.0), rounds: 0, at: 0 };
         Self {
             turns: seen.clone(),
             ahead: seen,
@@ -317,22 +327,28 @@ impl Planner {
                 Some((ms, at)) if self.tokens - at < STALE => ms,
                 _ => self.turns.length.plain(),
             },
-            Way::Turns if self.turns.known() => {
+            Way::Turns if self.fresh(&self.turns) => {
                 self.turns.length.with_present(now).best_in_turns().1 * self.turns.factor()
             }
             Way::Turns => now.best_in_turns().1 * other(&self.ahead),
-            Way::Ahead if self.ahead.known() && self.tokens - self.ahead.at < STALE => {
+            Way::Ahead if self.fresh(&self.ahead) => {
                 self.ahead.length.with_present(now).best_ahead().1 * self.ahead.factor()
             }
-            Way::Ahead => self.turns.length.with_present(now).best_ahead().1 * other(&self.turns),
+            Way::Ahead => {
+                self.turns.length.with_present(now).best_ahead().1 * other(&self.turns) * UNTRIED
+            }
         }
+    }
+
+    fn fresh(&self, seen: &Seen) -> bool {
+        seen.known() && self.tokens - seen.at < STALE
     }
 
     fn measured(&self, way: Way) -> bool {
         match way {
             Way::Stream => self.plain.is_some_and(|(_, at)| self.tokens - at < STALE),
-            Way::Turns => self.turns.known(),
-            Way::Ahead => self.ahead.known() && self.tokens - self.ahead.at < STALE,
+            Way::Turns => self.fresh(&self.turns),
+            Way::Ahead => self.fresh(&self.ahead),
         }
     }
 
@@ -342,8 +358,12 @@ impl Planner {
             return None;
         }
         let was_ms = self.expected(self.way);
-        let doubt = if self.way == Way::Stream { (self.tokens - self.since) / DOUBT } else { 0 };
-        let benefit = BENEFIT.powi(doubt as i32).max(MOST_BENEFIT);
+        let doubt = (self.tokens - self.since) / DOUBT;
+        let benefit = if self.way == Way::Stream {
+            BENEFIT.powi(doubt as i32).max(MOST_BENEFIT)
+        } else {
+            SMALL_BENEFIT.powi(doubt as i32).max(MOST_SMALL_BENEFIT)
+        };
         let (to, expected_ms) = WAYS
             .into_iter()
             .filter(|way| *way != self.way)
@@ -373,7 +393,8 @@ impl Planner {
 impl Seen {
     /// A new trial, from what is known elsewhere.
     fn begin(&mut self, length: DraftLength) {
-        (self.length, self.ratio, self.gain, self.rounds) = (length, 1.0, (0.0, 0.0), 0);
+        (self.length, self.rounds) = (length, 0);
+        (self.took, self.gain) = ((0.0, 0.0), (0.0, 0.0));
     }
 }
 
