@@ -5,6 +5,7 @@
 mod decode;
 mod engine;
 mod facts;
+mod load;
 
 use anyhow::Result;
 use clap::Parser;
@@ -14,11 +15,13 @@ use clap::Parser;
 enum Command {
     Engine(engine::Args),
     Decode(decode::Args),
+    Load(load::Args),
 }
 
 fn main() -> Result<()> {
     match Command::parse() {
         Command::Engine(args) => engine::run(&args),
         Command::Decode(args) => decode::run(&args),
+        Command::Load(args) => load::run(&args),
     }
 }

@@ -10,9 +10,9 @@ mod emulator;
 mod report;
 mod schemes;
 mod simulate;
-mod trace;
+pub mod trace;
 mod wall;
-mod world;
+pub mod world;
 
 use crate::facts;
 use anyhow::{Context, Result, ensure};
@@ -20,7 +20,7 @@ use rayon::prelude::*;
 use report::{Cell, Report};
 use schemes::Scheme;
 use simulate::Simulation;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use tandem_inference::{DeviceChoice, LoadOptions, Model};
 use trace::Trace;
 use world::{Machines, Net};
@@ -69,7 +69,8 @@ pub fn run(args: &Args) -> Result<()> {
     ensure!(args.repeat > 0, "--repeat takes at least 1");
     ensure!(args.mbit.iter().all(|m| *m > 0.0), "--mbit takes numbers above 0");
     ensure!(!args.gamma.contains(&0), "--gamma takes numbers from 1 on");
-    let traces = traces(args)?;
+    let models = (args.drafter.as_path(), args.verifier.as_path());
+    let traces = trace::all(models, &trace::SAMPLINGS, args.tokens, args.traces.as_deref())?;
     eprintln!("simulating");
     let machines = world::declared();
     let mut cells = grid(args, &machines, &traces);
@@ -80,30 +81,10 @@ pub fn run(args: &Args) -> Result<()> {
     args.out.as_deref().map_or(Ok(()), |file| facts::write_json(file, &report))
 }
 
-fn load(file: &std::path::Path) -> Result<Model> {
+/// Loads a model on the CPU.
+pub fn load(file: &Path) -> Result<Model> {
     let options = LoadOptions { device: DeviceChoice::Cpu, ..LoadOptions::default() };
     Model::load(file, &options).with_context(|| format!("cannot load {}", file.display()))
-}
-
-/// What the models do on every prompt and with every sampling.
-fn traces(args: &Args) -> Result<Vec<Trace>> {
-    if let Some(file) = args.traces.as_deref().filter(|file| file.exists()) {
-        let text = std::fs::read(file)?;
-        return serde_json::from_slice(&text).with_context(|| format!("{}", file.display()));
-    }
-    let (drafter, verifier) = (load(&args.drafter)?, load(&args.verifier)?);
-    let mut all = Vec::new();
-    for sampling in trace::SAMPLINGS {
-        for (i, prompt) in trace::PROMPTS.into_iter().enumerate() {
-            eprint!("\rwriting answers: {}, {} of {}  ", sampling.0, i + 1, trace::PROMPTS.len());
-            all.push(trace::record(&drafter, &verifier, prompt, sampling, args.tokens)?);
-        }
-    }
-    eprintln!();
-    if let Some(file) = &args.traces {
-        facts::write_json(file, &all)?;
-    }
-    Ok(all)
 }
 
 /// Every scheme and draft length in every world.

@@ -5,8 +5,10 @@
 //! verifier's own token is the one that was written. Where drafts are cut and when they arrive
 //! changes nothing of this, so one trace serves every link, machine and draft length.
 
-use anyhow::Result;
+use crate::facts;
+use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
+use std::path::Path;
 use tandem_inference::{ChatMessage, Model, Role, Segment, Wanted};
 use tandem_speculation::{
     Distribution, Randomness, Sampling, TokenId, confidence, gumbel_draw, process,
@@ -77,11 +79,40 @@ pub struct Trace {
     pub places: Vec<Place>,
 }
 
+/// Writes an answer to every prompt with each sampling, or takes them from `file` if it is there.
+///
+/// # Errors
+/// If a model cannot be loaded or fails, or `file` holds something else.
+pub fn all(
+    (drafter, verifier): (&Path, &Path),
+    samplings: &[(&str, Sampling)],
+    tokens: usize,
+    file: Option<&Path>,
+) -> Result<Vec<Trace>> {
+    if let Some(file) = file.filter(|file| file.exists()) {
+        let text = std::fs::read(file)?;
+        return serde_json::from_slice(&text).with_context(|| format!("{}", file.display()));
+    }
+    let (drafter, verifier) = (super::load(drafter)?, super::load(verifier)?);
+    let mut all = Vec::new();
+    for &sampling in samplings {
+        for (i, prompt) in PROMPTS.into_iter().enumerate() {
+            eprint!("\rwriting answers: {}, {} of {}   ", sampling.0, i + 1, PROMPTS.len());
+            all.push(record(&drafter, &verifier, prompt, sampling, tokens)?);
+        }
+    }
+    eprintln!();
+    if let Some(file) = file {
+        facts::write_json(file, &all)?;
+    }
+    Ok(all)
+}
+
 /// Writes one answer of at most `tokens` tokens.
 ///
 /// # Errors
 /// If a model fails.
-pub fn record(
+fn record(
     drafter: &Model,
     verifier: &Model,
     (kind, prompt): (&str, &str),
