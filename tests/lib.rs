@@ -60,6 +60,7 @@ pub fn config(listen: SocketAddr) -> Config {
         announce: false,
         limits,
         connections: 16,
+        drafter: None,
     }
 }
 

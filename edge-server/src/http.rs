@@ -49,6 +49,8 @@ pub struct Config {
     pub limits: Limits,
     /// Connections at most.
     pub connections: usize,
+    /// A small model with the same tokenizer, for speculation on the box itself.
+    pub drafter: Option<Arc<Model>>,
 }
 
 /// Why an edge does not start.
@@ -67,6 +69,16 @@ pub enum StartError {
         address: SocketAddr,
         /// What the system said.
         source: std::io::Error,
+    },
+    /// Two models that do not fit.
+    #[error(
+        "{drafter} cannot draft for {verifier}: their tokenizers differ; take two models of one family"
+    )]
+    Drafter {
+        /// The small one.
+        drafter: String,
+        /// The large one.
+        verifier: String,
     },
     /// No thread for the model.
     #[error("cannot start the compute thread: {0}")]
@@ -155,12 +167,25 @@ impl Bound {
         Ok(Self { listener, address, config, secured })
     }
 
+    /// With a small model for speculation on the box itself.
+    #[must_use]
+    pub fn with_drafter(mut self, drafter: Option<Arc<Model>>) -> Self {
+        self.config.drafter = drafter;
+        self
+    }
+
     /// Serves `model` until [`Edge::stop`].
     ///
     /// # Errors
-    /// If there is no thread for the model, or the state cannot be written.
+    /// If there is no thread for the model, or the state cannot be written, or the drafter does not fit.
     pub fn serve(self, model: Arc<Model>) -> Result<Edge, StartError> {
         let Self { listener, address, config, secured } = self;
+        if let Some(drafter) = &config.drafter
+            && drafter.tokenizer().fingerprint() != model.tokenizer().fingerprint()
+        {
+            let [drafter, verifier] = [drafter, &model].map(|m| m.info().name.clone());
+            return Err(StartError::Drafter { drafter, verifier });
+        }
         let metrics = Arc::new(Metrics::new());
         let mut limits = config.limits;
         limits.context = limits.context.clamp(2, model.info().max_context);
@@ -171,10 +196,11 @@ impl Bound {
             max_context: limits.context as u32,
             max_draft: MAX_DRAFT as u32,
             tokenizer: model.tokenizer().fingerprint(),
+            drafts: config.drafter.is_some(),
         };
         let (work, inbox) = mpsc::channel(1024);
         let every = (limits.idle / 4).clamp(Duration::from_millis(100), Duration::from_secs(60));
-        let scheduler = Scheduler::new(model, limits, Arc::clone(&metrics));
+        let scheduler = Scheduler::new(model, config.drafter, limits, Arc::clone(&metrics));
         let compute = std::thread::Builder::new()
             .name("compute".into())
             .spawn(move || scheduler.run(inbox))

@@ -7,6 +7,7 @@
 
 mod access;
 mod announce;
+mod colocated;
 mod control;
 mod devices;
 mod http;

@@ -34,6 +34,10 @@ struct Serve {
     /// A GGUF file, or the name of a downloaded model.
     #[arg(long, value_name = "FILE")]
     model: String,
+    /// A small model of the same family, a file or a name: then the edge can also draft by itself, for
+    /// devices that are slow or far away.
+    #[arg(long, value_name = "FILE")]
+    drafter: Option<String>,
     /// Where to listen; port 0 picks a free one. Beyond loopback the edge speaks TLS only.
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7470")]
     listen: SocketAddr,
@@ -110,21 +114,25 @@ async fn serve(args: Serve) -> Result<()> {
             idle: Duration::from_secs(args.idle_minutes * 60),
         },
         connections: args.max_connections,
+        drafter: None,
     };
     // Before the model is loaded, so that a wrong address is known at once.
     let bound = Bound::new(config).await?;
-    let model = args.model;
+    let (model, drafter) = (args.model, args.drafter);
     let options = LoadOptions { threads: args.threads, device: args.device };
     let stop = stop_signal(args.exit_with_parent)?;
-    let loading = tokio::task::spawn_blocking(move || load(&model, &options));
+    let loading = tokio::task::spawn_blocking(move || {
+        let drafter = drafter.map(|drafter| load(&drafter, &options)).transpose()?;
+        Ok::<_, anyhow::Error>((load(&model, &options)?, drafter))
+    });
     tokio::pin!(stop);
-    let model = tokio::select! {
+    let (model, drafter) = tokio::select! {
         model = loading => model??,
         () = &mut stop => std::process::exit(0),
     };
     let name = model.info().name.clone();
     tracing::info!("{name} on {}", model.info().device);
-    let edge = bound.serve(Arc::new(model))?;
+    let edge = bound.with_drafter(drafter.map(Arc::new)).serve(Arc::new(model))?;
     announce(&format!("tandem-edge ready at {} (model {name})", edge.url()));
     stop.await;
     tracing::info!("stopping");

@@ -5,6 +5,7 @@
 //! nothing else waits, a small one beside waiting rounds, so that a long prompt delays nobody by
 //! more than a small piece.
 
+use crate::colocated::Colocated;
 use crate::metrics::Metrics;
 use crate::peer::Peer;
 use crate::session::{Refusal, Session, context_full, micros};
@@ -51,17 +52,25 @@ pub(crate) struct Scheduler {
     model: Arc<Model>,
     limits: Limits,
     metrics: Arc<Metrics>,
+    /// The edge's own drafter, if it has one.
+    colocated: Option<Colocated>,
     sessions: HashMap<SessionId, Session>,
     by_generation: HashMap<(u64, u32), SessionId>,
     stopping: bool,
 }
 
 impl Scheduler {
-    pub(crate) fn new(model: Arc<Model>, limits: Limits, metrics: Arc<Metrics>) -> Self {
+    pub(crate) fn new(
+        model: Arc<Model>,
+        drafter: Option<Arc<Model>>,
+        limits: Limits,
+        metrics: Arc<Metrics>,
+    ) -> Self {
         Self {
             model,
             limits,
             metrics,
+            colocated: drafter.map(Colocated::new),
             sessions: HashMap::new(),
             by_generation: HashMap::new(),
             stopping: false,
@@ -83,7 +92,11 @@ impl Scheduler {
             while let Ok(item) = work.try_recv() {
                 self.take(item);
             }
-            if catch_unwind(AssertUnwindSafe(|| self.step())).is_err() {
+            let step = || {
+                self.step();
+                self.draft();
+            };
+            if catch_unwind(AssertUnwindSafe(step)).is_err() {
                 self.drop_all("the edge failed in a computation; open the conversation again");
             }
             self.forget_idle();
@@ -103,7 +116,16 @@ impl Scheduler {
     }
 
     fn kv_bytes(&self) -> usize {
-        self.sessions.values().map(|s| s.cache.bytes()).sum()
+        let own = self.colocated.as_ref().map_or(0, Colocated::kv_bytes);
+        self.sessions.values().map(|s| s.cache.bytes()).sum::<usize>() + own
+    }
+
+    /// One token of the edge's own drafts.
+    fn draft(&mut self) {
+        let Some(colocated) = &mut self.colocated else { return };
+        colocated.keep(&self.sessions);
+        let verifying: usize = self.sessions.values().map(|s| s.cache.bytes()).sum();
+        colocated.step(&mut self.sessions, self.limits.kv_bytes.saturating_sub(verifying));
     }
 
     fn take(&mut self, work: Work) {
@@ -155,6 +177,7 @@ impl Scheduler {
             peer.fail(generation, ErrorCode::BadMessage, e.to_string());
             return;
         }
+        let drafts = self.colocated.is_some();
         let done = match message {
             ClientMessage::Open(open) => self.open(peer, open),
             ClientMessage::Close { session } => {
@@ -172,7 +195,7 @@ impl Scheduler {
                             peer.send_bytes(bytes);
                         }
                     }),
-                    ClientMessage::Stream(m) => session.stream(m, arrived),
+                    ClientMessage::Stream(m) => session.stream(m, arrived, drafts),
                     ClientMessage::More(m) => {
                         session.more(m.round, m.asked, vocab).map(|answer| peer.send(&answer))
                     }
@@ -289,6 +312,9 @@ impl Scheduler {
             }
         }
         self.by_generation.clear();
+        if let Some(colocated) = &mut self.colocated {
+            colocated.clear();
+        }
     }
 
     /// One forward pass over everything that waits.
@@ -365,11 +391,15 @@ impl Scheduler {
                 self.metrics.queued.observe(queued.as_secs_f64());
                 self.metrics.verified.observe(f64::from(micros(start)) / 1e6);
                 match done {
-                    Ok((bytes, drafted, accepted)) => {
-                        self.metrics.drafted.inc_by(drafted as u64);
-                        self.metrics.accepted.inc_by(accepted as u64);
+                    Ok(done) => {
+                        self.metrics.drafted.inc_by(done.drafted as u64);
+                        self.metrics.accepted.inc_by(done.accepted as u64);
                         if let Some(peer) = &session.peer {
-                            peer.send_bytes(bytes);
+                            peer.send_bytes(done.bytes);
+                        }
+                        if let (Some(own), Some(drafting)) = (&mut self.colocated, &done.own) {
+                            let ms = start.elapsed().as_secs_f64() * 1e3;
+                            own.learn(drafting, done.accepted, ms);
                         }
                     }
                     Err(refusal) => {

@@ -8,16 +8,17 @@
 //!
 //! Drafts wait in a queue. All but the last are open; a verdict that brings a token voids the rest.
 
+use crate::colocated::Drafting;
 use crate::peer::Peer;
 use std::collections::VecDeque;
 use std::time::Instant;
 use tandem_inference::{KvCache, Model};
 use tandem_protocol::{
-    Draft, ErrorCode, Failure, MAX_IN_FLIGHT, Open, ServerMessage, SessionId, Stream, Verdict,
-    encode_server,
+    Draft, ErrorCode, Failure, MAX_DRAFT, MAX_IN_FLIGHT, Open, ServerMessage, SessionId, Stream,
+    Verdict, Written, encode_server,
 };
 use tandem_speculation::{
-    Correction, Distribution, Randomness, Sampling, TokenId, more, process, verify,
+    Correction, Distribution, Randomness, Sampling, TokenId, dsd_verify, more, process, verify,
 };
 
 /// What a session waits to have computed.
@@ -31,8 +32,8 @@ pub(crate) enum Job {
         open: bool,
         arrived: Instant,
     },
-    /// Draw plain tokens.
-    Stream { round: u32, requested: u32, left: u32, arrived: Instant },
+    /// Draw plain tokens, with a draft of the edge's own or without.
+    Stream { round: u32, requested: u32, left: u32, arrived: Instant, draft: Option<Box<Drafting>> },
 }
 
 impl Job {
@@ -77,6 +78,37 @@ pub(crate) struct Session {
     sampling: Sampling,
     randomness: Randomness,
     last: Option<Last>,
+}
+
+/// A stream that the edge drafts for.
+pub(crate) struct Writing<'a> {
+    pub text: &'a [TokenId],
+    /// What follows it.
+    pub draft: &'a mut Drafting,
+    /// Tokens of the draft at most.
+    pub most: usize,
+    /// Of the context.
+    pub capacity: usize,
+    pub sampling: &'a Sampling,
+    pub randomness: &'a Randomness,
+    pub branch: u32,
+}
+
+impl Writing<'_> {
+    /// The text and the draft so far.
+    pub(crate) fn whole(&self) -> Vec<TokenId> {
+        self.text.iter().chain(&self.draft.ids).copied().collect()
+    }
+}
+
+/// A finished round.
+pub(crate) struct Finished {
+    /// The answer as it is sent.
+    pub bytes: Vec<u8>,
+    pub drafted: usize,
+    pub accepted: usize,
+    /// The draft, if the edge made it.
+    pub own: Option<Box<Drafting>>,
 }
 
 /// A request that does not fit the session's state.
@@ -139,10 +171,16 @@ impl Session {
     }
 
     /// Takes a request for plain tokens.
-    pub(crate) fn stream(&mut self, m: Stream, arrived: Instant) -> Result<(), Refusal> {
+    pub(crate) fn stream(
+        &mut self,
+        m: Stream,
+        arrived: Instant,
+        drafts: bool,
+    ) -> Result<(), Refusal> {
         self.begin(m.round, m.prefix_len, &m.committed, 0)?;
         let Stream { round, prefix_len: requested, max_tokens: left, .. } = m;
-        self.jobs.push_back(Job::Stream { round, requested, left, arrived });
+        let draft = (drafts && m.drafts).then(Box::default);
+        self.jobs.push_back(Job::Stream { round, requested, left, arrived, draft });
         Ok(())
     }
 
@@ -274,10 +312,44 @@ impl Session {
             return None;
         }
         let mut tokens = self.tokens[self.cache.len()..].to_vec();
-        if let Job::Draft { ids, open, .. } = self.jobs.front()? {
-            tokens.extend_from_slice(&ids[..ids.len() - usize::from(*open)]);
+        match self.jobs.front()? {
+            Job::Draft { ids, open, .. } => {
+                tokens.extend_from_slice(&ids[..ids.len() - usize::from(*open)]);
+            }
+            Job::Stream { draft: Some(drafting), .. } => {
+                if !drafting.done {
+                    return None;
+                }
+                tokens.extend_from_slice(&drafting.ids);
+            }
+            Job::Stream { draft: None, .. } => {}
         }
         Some(tokens)
+    }
+
+    /// Whether the edge's own drafter has something to do here.
+    pub(crate) fn drafts(&self) -> bool {
+        self.prompt_left().is_empty()
+            && matches!(self.jobs.front(), Some(Job::Stream { draft: Some(d), .. }) if !d.done)
+    }
+
+    /// What the edge's own drafter goes on with.
+    pub(crate) fn drafting(&mut self) -> Option<Writing<'_>> {
+        let capacity = self.cache.capacity();
+        let room = capacity.saturating_sub(self.tokens.len() + 1);
+        let Some(Job::Stream { draft: Some(draft), left, .. }) = self.jobs.front_mut() else {
+            return None;
+        };
+        Some(Writing {
+            text: &self.tokens,
+            draft,
+            // A round gives one token more than it drafts.
+            most: (*left as usize).saturating_sub(1).min(room).min(MAX_DRAFT),
+            capacity,
+            sampling: &self.sampling,
+            randomness: &self.randomness,
+            branch: self.branch,
+        })
     }
 
     /// When the next round's request came.
@@ -295,9 +367,13 @@ impl Session {
         queued_us: u32,
         start: Instant,
         mut row: impl FnMut(usize) -> Vec<f32>,
-    ) -> Result<(Vec<u8>, usize, usize), Refusal> {
-        let Some(job) = self.jobs.pop_front() else {
-            return Err((ErrorCode::Internal, "no round was waiting".into()));
+    ) -> Result<Finished, Refusal> {
+        let job = match self.jobs.pop_front() {
+            Some(Job::Stream { round, left, draft: Some(draft), .. }) => {
+                return self.finish_written(model, queued_us, start, (round, left, draft), row);
+            }
+            Some(job) => job,
+            None => return Err((ErrorCode::Internal, "no round was waiting".into())),
         };
         let (round, requested, ids, q, open) = match &job {
             Job::Draft { round, requested, ids, q, open, .. } => {
@@ -356,6 +432,7 @@ impl Session {
                     requested: self.tokens.len() as u32,
                     left: left - 1,
                     arrived: Instant::now(),
+                    draft: None,
                 });
             }
         }
@@ -369,7 +446,74 @@ impl Session {
             rejected: rejected.filter(|_| sampled),
         });
         self.last_used = Instant::now();
-        Ok((bytes, drafted, accepted))
+        Ok(Finished { bytes, drafted, accepted, own: None })
+    }
+
+    /// Finishes a round of a stream that the edge drafted for.
+    fn finish_written(
+        &mut self,
+        model: &Model,
+        queued_us: u32,
+        start: Instant,
+        (round, left, drafting): (u32, u32, Box<Drafting>),
+        mut row: impl FnMut(usize) -> Vec<f32>,
+    ) -> Result<Finished, Refusal> {
+        let prefix = self.tokens.len();
+        let mut text = self.tokens.clone();
+        text.extend_from_slice(&drafting.ids);
+        let p = (0..=drafting.ids.len())
+            .map(|i| process(&mut row(i), &self.sampling, &text[..prefix + i]))
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(|e| (ErrorCode::Internal, e.to_string()))?;
+        let verdict = dsd_verify(&drafting.ids, &drafting.q, &p, &self.randomness, prefix as u32);
+        let accepted = verdict.accepted;
+        text.truncate(prefix + accepted);
+        let (Correction::Bonus(token) | Correction::Token(token)) = verdict.correction else {
+            return Err((
+                ErrorCode::Internal,
+                "a round of the edge's own ends with a token".into(),
+            ));
+        };
+        text.push(token);
+        let is_end = |t: &TokenId| model.tokenizer().is_end(*t);
+        // Nothing follows an end token.
+        let end = text[prefix..].iter().position(is_end);
+        text.truncate(end.map_or(text.len(), |end| prefix + end + 1));
+        self.cache.truncate((prefix + accepted).min(text.len() - 1));
+        self.tokens = text;
+        self.branch += 1;
+        let new = self.tokens[prefix..].to_vec();
+        let left = left.saturating_sub(new.len() as u32);
+        if left > 0 && end.is_none() && self.tokens.len() < self.cache.capacity() {
+            self.jobs.push_back(Job::Stream {
+                round: round + 1,
+                requested: self.tokens.len() as u32,
+                left,
+                arrived: Instant::now(),
+                draft: Some(Box::default()),
+            });
+        }
+        let bytes = encode_server(&ServerMessage::Written(Written {
+            generation: self.generation,
+            round,
+            prefix_len: prefix as u32,
+            tokens: new,
+            drafted: drafting.ids.len() as u8,
+            draft_us: (drafting.ms() * 1e3) as u32,
+            queued_us,
+            verify_us: micros(start),
+        }));
+        self.last = Some(Last {
+            round,
+            requested: prefix as u32,
+            prefix_len: prefix as u32,
+            accepted: accepted as u8,
+            bytes: bytes.clone(),
+            rejected: None,
+        });
+        self.last_used = Instant::now();
+        let drafted = drafting.ids.len();
+        Ok(Finished { bytes, drafted, accepted, own: Some(drafting) })
     }
 
     /// A failure of this session's generation.

@@ -4,7 +4,7 @@ use std::time::Duration;
 use tandem_device::{Ahead, DraftRequest, Drafter, Gamma, Link, Mode, Request, new_session};
 use tandem_edge::Edge;
 use tandem_speculation::{DraftStop, Randomness, RoundTimes, Sampling, Source, Way};
-use tandem_tests::{DRAFTER, OTHER, VERIFIER, answer, drafter, edge, link, model, request};
+use tandem_tests::{DRAFTER, OTHER, VERIFIER, answer, config, drafter, edge, link, model, request};
 use tokio::sync::{Mutex, MutexGuard};
 use tokio_util::sync::CancellationToken;
 
@@ -203,6 +203,75 @@ async fn free_draft_lengths_and_looked_up_drafts_give_the_verifiers_own_text() {
         assert!(looked_up > 4, "{looked_up}");
     }
     edge.stop().await;
+}
+
+/// An edge with a drafter of its own: with drafts made there, and with changes between them and the
+/// device's in the middle of the answer, the text is the verifier's own.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_edge_that_drafts_for_itself_writes_the_verifiers_own_text() {
+    let _alone = ALONE.lock().await;
+    let drafter = drafter(DRAFTER).await;
+    let mut config = config(([127, 0, 0, 1], 0).into());
+    config.drafter = Some(model(DRAFTER));
+    let edge = Edge::start(model(VERIFIER), config).await.expect("an edge");
+    let link = link(&drafter, edge.address());
+    let (mut rounds_there, mut tokens_there, mut changes) = (0, 0, 0);
+    for (n, prompt) in PROMPTS[..4].iter().enumerate() {
+        let mut wanted = request(&drafter, prompt, Mode::Edge, 3);
+        let (alone, ..) = answer(&drafter, Some(&link), &wanted, |_| {}).await.expect("an answer");
+        (wanted.mode, wanted.session) = (Mode::Auto, new_session());
+        prefer(&link, Way::Colocated);
+        let mut turn = 0;
+        let (text, rounds, _) = answer(&drafter, Some(&link), &wanted, |round| {
+            turn += 1;
+            // The first two answers stay there.
+            if n >= 2 && turn % 3 == 0 {
+                let there = round.scheme == "colocated";
+                prefer(&link, if there { Way::Turns } else { Way::Colocated });
+            }
+        })
+        .await
+        .expect("an answer");
+        assert_eq!(text.tokens, alone.tokens, "{prompt}");
+        assert_eq!(rounds.iter().map(|r| r.tokens.len()).sum::<usize>(), text.tokens.len());
+        changes += rounds.windows(2).filter(|p| p[0].scheme != p[1].scheme).count();
+        let there = rounds.iter().filter(|r| r.scheme == "colocated");
+        for round in there.filter(|_| n < 2) {
+            rounds_there += 1;
+            tokens_there += round.tokens.len();
+            assert!(round.accepted <= round.drafted && round.mode == "edge", "{round:?}");
+        }
+    }
+    let each = tokens_there as f64 / f64::from(rounds_there);
+    eprintln!("{each:.2} tokens a round of the edge alone, {changes} changes");
+    assert!(each > 1.8, "{tokens_there} tokens in {rounds_there} rounds");
+    assert!(changes > 4, "{changes}");
+    edge.stop().await;
+}
+
+/// A drafter of another family is refused before it can do harm.
+#[tokio::test]
+async fn an_edge_refuses_a_drafter_that_does_not_fit() {
+    let mut config = config(([127, 0, 0, 1], 0).into());
+    config.drafter = Some(model(OTHER));
+    let error = Edge::start(model(DRAFTER), config).await.err().expect("an error").to_string();
+    assert!(error.contains("smollm2") && error.to_lowercase().contains("qwen2.5"), "{error}");
+}
+
+/// Tells the link's planner that one way is fast and all others are slow.
+fn prefer(link: &Link, fast: Way) {
+    let mut planner = link.planner().lock().expect("a planner");
+    for way in [Way::Stream, Way::Turns, Way::Ahead, Way::Colocated] {
+        let ms = if way == fast { 0.01 } else { 1e4 };
+        for _ in 0..300 {
+            let times = RoundTimes { draft_ms: ms, round_trip_ms: 2.0 * ms, verify_ms: ms };
+            match way {
+                Way::Stream => planner.streamed(Some(ms)),
+                Way::Colocated => planner.written(4, Some(ms)),
+                way => planner.drafted(way, Source::Model(&[0.9; 3]), 3, times, 4, Some(ms)),
+            }
+        }
+    }
 }
 
 /// Tells the link's planner that the present way is slow and one of the others is fast.

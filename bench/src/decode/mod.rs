@@ -97,7 +97,7 @@ fn grid(args: &Args, machines: &[Machines], traces: &[Trace]) -> Vec<Cell> {
                 for &rtt_ms in &args.rtt {
                     for scheme in Scheme::ALL {
                         let fixed = args.gamma.iter().copied().map(Some);
-                        let fixed = fixed.filter(|_| scheme.drafts() && scheme != Scheme::Auto);
+                        let fixed = fixed.filter(|_| scheme.drafts() && !scheme.chooses());
                         let net = Net { rtt_ms, mbit, ..Net::default() };
                         kinds.extend(
                             fixed.chain([None]).map(|g| (machines, sampling, net, scheme, g)),

@@ -66,10 +66,12 @@ impl Cell {
         };
         for at in 0..cells.len() {
             let stream = of(cells, at, &|c| c.scheme == Scheme::Stream);
-            let best = of(cells, at, &|c| c.scheme.in_product());
+            let both = cells[at].scheme == Scheme::AutoBox;
+            let best =
+                of(cells, at, &|c| c.scheme.in_product() || both && c.scheme == Scheme::Colocated);
             let cell = &mut cells[at];
             cell.speedup = stream / cell.ms_per_token;
-            cell.by_best = (cell.scheme == Scheme::Auto).then(|| cell.ms_per_token / best);
+            cell.by_best = cell.scheme.chooses().then(|| cell.ms_per_token / best);
         }
     }
 

@@ -24,13 +24,16 @@ pub enum Scheme {
     Turns,
     /// Ours, drafting on.
     Ahead,
-    /// Ours, choosing.
+    /// Ours, choosing; the box has no drafter.
     Auto,
+    /// Ours, choosing; the box has one.
+    #[serde(rename = "autobox")]
+    AutoBox,
 }
 
 impl Scheme {
     /// All of them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Stream,
         Self::Device,
         Self::Colocated,
@@ -41,6 +44,7 @@ impl Scheme {
         Self::Turns,
         Self::Ahead,
         Self::Auto,
+        Self::AutoBox,
     ];
 
     /// For people.
@@ -56,12 +60,23 @@ impl Scheme {
             Self::Turns => "Tandem in turns",
             Self::Ahead => "Tandem ahead",
             Self::Auto => "Tandem auto",
+            Self::AutoBox => "Tandem auto, box drafts too",
         }
+    }
+
+    /// Whether the product chooses the way.
+    pub fn chooses(self) -> bool {
+        matches!(self, Self::Auto | Self::AutoBox)
     }
 
     /// Whether a draft has a length.
     pub fn drafts(self) -> bool {
         !matches!(self, Self::Stream | Self::Device)
+    }
+
+    /// Whether the product's device drafts.
+    pub fn is_ours(self) -> bool {
+        self.chooses() || matches!(self, Self::Turns | Self::Ahead)
     }
 
     /// Whether the device of the product can go this way.

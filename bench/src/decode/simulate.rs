@@ -37,6 +37,8 @@ pub struct Simulation<'a> {
     /// A fixed draft length; the planner's where there is none.
     gamma: Option<usize>,
     planner: Planner,
+    /// Of the box's own drafter.
+    box_planner: Planner,
     random: Randomness,
     draws: u32,
     sum: Sum,
@@ -61,13 +63,16 @@ impl<'a> Simulation<'a> {
         scheme: Scheme,
         gamma: Option<usize>,
     ) -> Self {
+        let mut planner = Planner::default();
+        planner.offer_colocated(scheme == Scheme::AutoBox);
         Self {
             machines,
             net,
             vocab: vocab as f64,
             scheme,
             gamma,
-            planner: Planner::default(),
+            planner,
+            box_planner: Planner::default(),
             random: Randomness::new(7),
             draws: 0,
             sum: Sum::default(),
@@ -98,13 +103,15 @@ impl<'a> Simulation<'a> {
         let (mut at, mut last) = (0, Way::Turns);
         while at < text.places.len() {
             let way = self.way();
-            if self.scheme == Scheme::Auto && way == Way::Stream && last != way {
+            let alone = matches!(way, Way::Stream | Way::Colocated);
+            if self.scheme.chooses() && alone && last != way {
                 self.sum.ms += self.round_trip(HEAD, HEAD);
             }
             last = way;
             at += match way {
                 _ if self.scheme == Scheme::Device => self.alone(),
                 Way::Stream => self.plain(),
+                Way::Colocated => self.written(&text, at),
                 Way::Turns => self.turn(&text, at),
                 Way::Ahead => self.branch(&text, at),
             };
@@ -120,7 +127,8 @@ impl<'a> Simulation<'a> {
         match self.scheme {
             Scheme::Stream => Way::Stream,
             Scheme::Ahead => Way::Ahead,
-            Scheme::Auto => {
+            Scheme::Colocated => Way::Colocated,
+            Scheme::Auto | Scheme::AutoBox => {
                 self.planner.choose();
                 self.planner.way()
             }
@@ -175,7 +183,7 @@ impl<'a> Simulation<'a> {
 
     /// Time of another trip, if none of the samples in the correction is taken.
     fn more(&mut self, rejected: Option<&Place>) -> f64 {
-        let ours = matches!(self.scheme, Scheme::Turns | Scheme::Ahead | Scheme::Auto);
+        let ours = self.scheme.is_ours();
         let Some(place) = rejected.filter(|p| ours && p.support[0] as usize > MAX_SPARSE) else {
             return 0.0;
         };
@@ -193,7 +201,7 @@ impl<'a> Simulation<'a> {
         at: usize,
         most: usize,
     ) -> Option<(usize, Range<usize>)> {
-        let ours = matches!(self.scheme, Scheme::Turns | Scheme::Ahead | Scheme::Auto);
+        let ours = self.scheme.is_ours();
         if !ours || self.gamma.is_some() {
             return None;
         }
@@ -234,11 +242,10 @@ impl<'a> Simulation<'a> {
         };
         let rejected = (accepted < gamma).then(|| &text.places[at + accepted]);
         let (up, down) = (self.bytes_up(gamma), self.bytes_down(rejected));
-        let colocated = self.scheme == Scheme::Colocated;
-        let each = if colocated { self.machines.box_draft_ms } else { self.machines.draft_ms };
-        let draft_ms = if looked_up.is_some() { 0.0 } else { each * gamma as f64 };
+        let each = if looked_up.is_some() { 0.0 } else { self.machines.draft_ms };
+        let draft_ms = each * gamma as f64;
         let verify_ms = self.machines.verify(gamma + 1);
-        let link = if colocated { 0.0 } else { self.round_trip(up, down) };
+        let link = self.round_trip(up, down);
         let ms = draft_ms + link + verify_ms + self.more(rejected);
         self.sum.ms += ms;
         self.count(gamma, accepted, up, down);
@@ -248,6 +255,26 @@ impl<'a> Simulation<'a> {
             None => Source::Model(&confidences),
         };
         self.planner.drafted(Way::Turns, source, accepted, times, accepted + 1, Some(ms));
+        accepted + 1
+    }
+
+    /// One round of the box alone, with a draft of its own.
+    fn written(&mut self, text: &Text<'_>, at: usize) -> usize {
+        let most = text.places.len() - at - 1;
+        let chosen = || self.box_planner.draft_stop(Way::Turns);
+        let stop = self.gamma.map_or_else(chosen, DraftStop::fixed);
+        let confidences = Self::drafted(stop.at_most(most), text, at);
+        let gamma = confidences.len();
+        let accepted = (0..gamma).take_while(|i| text.hit[at + i]).count();
+        let draft_ms = self.machines.box_draft_ms * gamma as f64;
+        let verify_ms = self.machines.verify(gamma + 1);
+        let ms = draft_ms + verify_ms;
+        self.sum.ms += ms;
+        self.count(gamma, accepted, 0.0, HEAD + 4.0 * accepted as f64);
+        let times = RoundTimes { draft_ms, round_trip_ms: verify_ms, verify_ms };
+        let source = Source::Model(&confidences);
+        self.box_planner.drafted(Way::Turns, source, accepted, times, accepted + 1, Some(ms));
+        self.planner.written(accepted + 1, Some(ms));
         accepted + 1
     }
 

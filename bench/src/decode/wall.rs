@@ -105,6 +105,7 @@ async fn all(args: &Args) -> Result<Ways> {
         announce: false,
         limits,
         connections: 16,
+        drafter: None,
     };
     let edge = Edge::start(Arc::new(load(&args.verifier)?), config).await?;
     let mut all = Vec::new();

@@ -208,6 +208,7 @@ async fn stream(
             prefix_len: answer.prompt.len() as u32,
             committed: Vec::new(),
             max_tokens: answer.tokens.len() as u32,
+            drafts: false,
         }),
     );
     let mut before = Instant::now();

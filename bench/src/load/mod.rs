@@ -139,5 +139,6 @@ fn config(clients: usize) -> Config {
             idle: Duration::from_secs(600),
         },
         connections: clients + 2,
+        drafter: None,
     }
 }

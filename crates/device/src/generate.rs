@@ -146,6 +146,7 @@ fn describe(change: &Change) -> String {
         Way::Stream => "stream",
         Way::Turns => "turns",
         Way::Ahead => "ahead",
+        Way::Colocated => "colocated",
     };
     format!("{way} {:.1} {:.1}", change.expected_ms, change.was_ms)
 }
@@ -339,6 +340,7 @@ impl<F: FnMut(Event)> Run<'_, F> {
             self.check_context(context)?;
             self.context = context;
             if self.opened != Some(epoch) {
+                lock(&self.planner).offer_colocated(welcome.drafts);
                 self.pairs[1] = Arc::new(self.pairs[0].with(channel.link().address(), &welcome));
             }
             return Ok(Some(epoch));
@@ -381,7 +383,8 @@ impl<F: FnMut(Event)> Run<'_, F> {
         }
         self.choose_way();
         match self.way {
-            Way::Stream => self.stream(epoch).await,
+            Way::Stream => self.stream(epoch, false).await,
+            Way::Colocated => self.stream(epoch, true).await,
             Way::Ahead => self.draft_ahead(epoch).await,
             Way::Turns => self.speculate(epoch).await,
         }
@@ -472,6 +475,11 @@ impl<F: FnMut(Event)> Run<'_, F> {
     /// Tells it of a plain token.
     pub(crate) fn learn_plain(&self) {
         lock(&self.planner).streamed(self.wall_ms());
+    }
+
+    /// Tells it of a round of the edge's own.
+    pub(crate) fn learn_written(&self, tokens: usize) {
+        lock(&self.planner).written(tokens, self.wall_ms());
     }
 
     fn wall_ms(&self) -> Option<f64> {

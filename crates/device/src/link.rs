@@ -382,6 +382,7 @@ impl Task {
         let generation = match &message {
             ServerMessage::Prefill(m) => Some(m.generation),
             ServerMessage::Verdict(m) => Some(m.generation),
+            ServerMessage::Written(m) => Some(m.generation),
             ServerMessage::Error(m) => m.generation,
             ServerMessage::Welcome(_) | ServerMessage::Refused(_) => {
                 return Err("the edge sent a greeting in the middle".into());

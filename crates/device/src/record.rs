@@ -180,7 +180,7 @@ pub struct RoundRecord {
     pub mode: &'static str,
     /// How tokens were chosen: `dssd`, `ahead` (DSSD, drafting on while verdicts are on their way),
     /// `lookup` (DSSD with a draft from the text itself), `stream` (plain steps of the edge),
-    /// `drafter`.
+    /// `colocated` (the edge with a drafter of its own), `drafter`.
     pub scheme: &'static str,
     /// Draft length that was asked for or, where it is free, of this draft; 0 without drafting.
     pub gamma: u32,

@@ -5,7 +5,9 @@ use crate::generate::{Broken, Event, GenerateError, Run};
 use crate::link::Incoming;
 use crate::record::{Mode, RoundRecord};
 use std::time::Instant;
-use tandem_protocol::{ClientMessage, Draft, ErrorCode, More, ServerMessage, Stream, Verdict};
+use tandem_protocol::{
+    ClientMessage, Draft, ErrorCode, More, ServerMessage, Stream, Verdict, Written,
+};
 use tandem_speculation::{Correction, Resolution, Resolver, RoundTimes, TokenId};
 
 /// A verdict and what it took.
@@ -13,6 +15,12 @@ pub(crate) struct Received {
     pub verdict: Verdict,
     pub bytes: usize,
     pub at: Instant,
+}
+
+/// What the edge answers to a round.
+enum Reply {
+    Verdict(Verdict),
+    Written(Written),
 }
 
 /// Whether the edge drew the token that ends a round, and so knows it.
@@ -161,8 +169,9 @@ impl<F: FnMut(Event)> Run<'_, F> {
         Ok((record, drafted.ids[..accepted].to_vec(), token))
     }
 
-    /// Plain tokens of the edge, as many as are left or until drafting should be faster.
-    pub(crate) async fn stream(&mut self, epoch: u32) -> Result<(), Broken> {
+    /// Tokens that the edge writes alone, as many as are left or until another way should be faster;
+    /// with drafts of its own where it has a drafter and `drafts` asks for it.
+    pub(crate) async fn stream(&mut self, epoch: u32, drafts: bool) -> Result<(), Broken> {
         let Some(channel) = self.channel.as_ref() else { return Err(Broken::Lost) };
         let left = self.request.max_tokens + self.request.prompt.len() - self.tokens.len();
         let room = self.context - self.tokens.len();
@@ -173,31 +182,46 @@ impl<F: FnMut(Event)> Run<'_, F> {
             prefix_len: self.edge_known as u32,
             committed: self.tokens[self.edge_known..].to_vec(),
             max_tokens: expected as u32,
+            drafts,
         });
         let mut since = Instant::now();
         let mut uplink = channel.link().send(epoch, &message);
+        let vocab = self.drafter.model().info().vocab;
         while expected > 0 {
             let started_at = crate::now_ms();
-            let Received { verdict, bytes, at } = self.verdict().await?;
-            let vocab = self.drafter.model().info().vocab;
-            let token = match verdict.correction {
-                Correction::Bonus(token) if token.index() < vocab && verdict.accepted == 0 => token,
-                _ => return Err(impossible("a stream has one token of the vocabulary a round")),
+            let (reply, bytes, at) = self.reply().await?;
+            let (mut record, tokens) = match reply {
+                Reply::Verdict(verdict) => match verdict.correction {
+                    Correction::Bonus(token) if verdict.accepted == 0 => {
+                        let record = RoundRecord {
+                            queue_ms: f64::from(verdict.queued_us) / 1e3,
+                            verify_ms: f64::from(verdict.verify_us) / 1e3,
+                            ..self.record("edge", "stream", "bonus", started_at)
+                        };
+                        (record, vec![token])
+                    }
+                    _ => return Err(impossible("a stream has one token a round")),
+                },
+                Reply::Written(written) => (self.written(&written, started_at), written.tokens),
             };
-            let record = RoundRecord {
-                rtt_ms: ms(since, at),
-                queue_ms: f64::from(verdict.queued_us) / 1e3,
-                verify_ms: f64::from(verdict.verify_us) / 1e3,
-                uplink_bytes: std::mem::take(&mut uplink) as u64,
-                downlink_bytes: bytes as u64,
-                ..self.record("edge", "stream", "bonus", started_at)
-            };
+            if tokens.iter().any(|t| t.index() >= vocab) || tokens.len() > expected {
+                return Err(impossible(
+                    "a stream has tokens of the vocabulary, as many as asked for",
+                ));
+            }
+            record.rtt_ms = ms(since, at);
+            record.uplink_bytes = std::mem::take(&mut uplink) as u64;
+            record.downlink_bytes = bytes as u64;
             since = at;
-            expected -= 1;
-            self.learn_plain();
-            self.commit(record, &[token])?;
+            expected -= tokens.len();
+            if drafts {
+                self.learn_written(tokens.len());
+            } else {
+                self.learn_plain();
+            }
+            self.commit(record, &tokens)?;
             self.edge_known = self.tokens.len();
-            if self.drafter.model().tokenizer().is_end(token) {
+            if self.finished().is_some() {
                 break;
             }
             if self.request.mode == Mode::Auto && expected > 0 && self.choose_way() {
@@ -208,8 +232,32 @@ impl<F: FnMut(Event)> Run<'_, F> {
         Ok(())
     }
 
+    /// The record of a round of which the edge did all.
+    fn written(&self, written: &Written, started_at: i64) -> RoundRecord {
+        let drafted = u32::from(written.drafted);
+        let accepted = (written.tokens.len() as u32 - 1).min(drafted);
+        RoundRecord {
+            gamma: drafted,
+            drafted,
+            accepted,
+            ignored: drafted - (accepted + 1).min(drafted),
+            draft_ms: f64::from(written.draft_us) / 1e3,
+            queue_ms: f64::from(written.queued_us) / 1e3,
+            verify_ms: f64::from(written.verify_us) / 1e3,
+            ..self.record("edge", "colocated", "bonus", started_at)
+        }
+    }
+
     /// The verdict of the present round.
     pub(crate) async fn verdict(&mut self) -> Result<Received, Broken> {
+        match self.reply().await? {
+            (Reply::Verdict(verdict), bytes, at) => Ok(Received { verdict, bytes, at }),
+            (Reply::Written(_), ..) => Err(impossible("it writes although nobody asked for that")),
+        }
+    }
+
+    /// What the edge says of the present round.
+    async fn reply(&mut self) -> Result<(Reply, usize, Instant), Broken> {
         let Some(channel) = self.channel.as_mut() else { return Err(Broken::Lost) };
         let before = self.tokens.len() as u32;
         loop {
@@ -227,11 +275,17 @@ impl<F: FnMut(Event)> Run<'_, F> {
                 Incoming::Message { message: ServerMessage::Verdict(verdict), bytes, at } => {
                     // Bound to its round: a late answer to an older request is not for us.
                     if verdict.round == self.round && verdict.prefix_len == before {
-                        return Ok(Received { verdict, bytes, at });
+                        return Ok((Reply::Verdict(verdict), bytes, at));
                     }
                     if verdict.round >= self.round {
                         return Err(impossible("its verdict is about another text"));
                     }
+                }
+                Incoming::Message { message: ServerMessage::Written(written), bytes, at } => {
+                    if written.round == self.round && written.prefix_len == before {
+                        return Ok((Reply::Written(written), bytes, at));
+                    }
+                    return Err(impossible("what it writes is about another text"));
                 }
                 Incoming::Message { message: ServerMessage::Error(failure), .. } => {
                     if failure.code == ErrorCode::ShuttingDown {

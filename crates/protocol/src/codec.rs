@@ -138,6 +138,7 @@ pub fn decode_server(bytes: &[u8]) -> Result<ServerMessage, DecodeError> {
                 return Err(DecodeError::Probability(p));
             }
         }
+        ServerMessage::Written(m) => length("the tokens", m.tokens.len(), 1, MAX_DRAFT + 1)?,
         ServerMessage::Prefill(_) => {}
     }
     Ok(message)

@@ -116,6 +116,9 @@ pub struct Stream {
     pub committed: Vec<TokenId>,
     /// At most this many.
     pub max_tokens: u32,
+    /// An edge with a drafter of its own ([`Welcome::drafts`]) may write several at a time, each time
+    /// answered by one [`Written`].
+    pub drafts: bool,
 }
 
 /// Asks for more samples (first time) or the whole vector (second) for the last verdict.
@@ -140,6 +143,8 @@ pub enum ServerMessage {
     Prefill(Prefill),
     /// Answer to `Draft`, `Stream` (one a token) and `More`.
     Verdict(Verdict),
+    /// Answer to a `Stream` that the edge drafts for.
+    Written(Written),
     /// Something failed; the connection stays unless it is about the connection itself.
     Error(Failure),
 }
@@ -159,6 +164,8 @@ pub struct Welcome {
     pub max_draft: u32,
     /// The verifier's tokenizer.
     pub tokenizer: Fingerprint,
+    /// The edge has a drafter of its own.
+    pub drafts: bool,
 }
 
 /// Why a connection is refused and what to do about it.
@@ -199,6 +206,27 @@ pub struct Verdict {
     /// Microseconds between the arrival of the draft and the start of its forward pass.
     pub queued_us: u32,
     /// Microseconds of the forward pass, the acceptance test and the choice of the answer.
+    pub verify_us: u32,
+}
+
+/// A round of which the edge did all: drafting, verifying and correcting.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Written {
+    /// Which generation.
+    pub generation: u32,
+    /// Which round.
+    pub round: u32,
+    /// Tokens before these.
+    pub prefix_len: u32,
+    /// The new tokens, at least one: accepted drafts and the one after them.
+    pub tokens: Vec<TokenId>,
+    /// How many the edge drafted.
+    pub drafted: u8,
+    /// Microseconds of the edge's drafting.
+    pub draft_us: u32,
+    /// As in [`Verdict`].
+    pub queued_us: u32,
+    /// As in [`Verdict`].
     pub verify_us: u32,
 }
 

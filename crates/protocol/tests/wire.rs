@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use tandem_protocol::{
     ClientMessage, DecodeError, Draft, ErrorCode, Failure, Hello, MAX_CLIENT_FRAME, MAX_COMMITTED,
     MAX_CONTEXT, MAX_DRAFT, MAX_SERVER_FRAME, MAX_TEXT, More, Open, PROTOCOL_VERSION, Prefill,
-    Refused, ServerMessage, SessionId, Stream, Verdict, Welcome, check_ids, decode_client,
+    Refused, ServerMessage, SessionId, Stream, Verdict, Welcome, Written, check_ids, decode_client,
     decode_server, encode_client, encode_server,
 };
 use tandem_speculation::{Correction, Sampling, TokenId};
@@ -72,10 +72,17 @@ fn client() -> impl Strategy<Value = ClientMessage> {
             })
         ),
         draft().prop_map(ClientMessage::Draft),
-        (any::<[u32; 3]>(), ids(0..=1), 1..=MAX_CONTEXT as u32).prop_map(
-            |([generation, round, prefix_len], committed, max_tokens)| ClientMessage::Stream(
-                Stream { generation, round, prefix_len, committed, max_tokens }
-            )
+        (any::<[u32; 3]>(), ids(0..=1), 1..=MAX_CONTEXT as u32, any::<bool>()).prop_map(
+            |([generation, round, prefix_len], committed, max_tokens, drafts)| {
+                ClientMessage::Stream(Stream {
+                    generation,
+                    round,
+                    prefix_len,
+                    committed,
+                    max_tokens,
+                    drafts,
+                })
+            }
         ),
         (any::<[u32; 2]>(), 1..=2u8).prop_map(|([generation, round], asked)| {
             ClientMessage::More(More { generation, round, asked })
@@ -108,6 +115,7 @@ fn server() -> impl Strategy<Value = ServerMessage> {
                 vocab: 151_936,
                 max_context,
                 max_draft: MAX_DRAFT as u32,
+                drafts: max_context % 2 == 0,
                 tokenizer
             })
         ),
@@ -124,6 +132,20 @@ fn server() -> impl Strategy<Value = ServerMessage> {
                     prefix_len,
                     accepted,
                     correction,
+                    queued_us,
+                    verify_us,
+                })
+            }
+        ),
+        (any::<[u32; 6]>(), ids(1..=MAX_DRAFT + 1), any::<u8>()).prop_map(
+            |([generation, round, prefix_len, draft_us, queued_us, verify_us], tokens, drafted)| {
+                ServerMessage::Written(Written {
+                    generation,
+                    round,
+                    prefix_len,
+                    tokens,
+                    drafted,
+                    draft_us,
                     queued_us,
                     verify_us,
                 })
@@ -308,6 +330,7 @@ fn lengths_beyond_the_limits_are_named() {
             prefix_len: 1,
             committed,
             max_tokens,
+            drafts: false,
         })
     };
     refused(&stream(vec![TokenId(1); MAX_COMMITTED + 1], 1), "committed");

@@ -24,9 +24,11 @@ pub enum Way {
     Turns,
     /// Drafting goes on while verdicts are on their way.
     Ahead,
+    /// The edge drafts for itself, where it has a drafter.
+    Colocated,
 }
 
-const WAYS: [Way; 3] = [Way::Stream, Way::Turns, Way::Ahead];
+const WAYS: [Way; 4] = [Way::Stream, Way::Turns, Way::Ahead, Way::Colocated];
 
 /// Where a draft came from.
 #[derive(Clone, Copy, Debug)]
@@ -107,6 +109,10 @@ pub struct Planner {
     max: usize,
     /// Milliseconds of a plain token, and when that was measured.
     plain: Option<(f64, u64)>,
+    /// The edge has a drafter of its own.
+    offers_colocated: bool,
+    /// Milliseconds of a token that the edge drafts for, and when that was measured.
+    colocated: Option<(f64, u64)>,
     way: Way,
     /// Why it is this way, if it was chosen.
     reason: Option<Change>,
@@ -144,6 +150,9 @@ const GAIN_MEMORY: f64 = 0.99;
 /// What the gain usually is, and how many rounds that is worth.
 const USUAL_GAIN: f64 = 1.1;
 const GAIN_ROUNDS: f64 = 30.0;
+/// What an edge with a drafter of its own promises, by the time of its plain tokens, while it was not
+/// tried: drafts that need no link usually do better.
+const COLOCATED: f64 = 0.65;
 /// What drafting ahead promises while it was not tried on this link: its closed form knows nothing
 /// of drafts that leave at the edge's pace, and a short trial costs little.
 const UNTRIED: f64 = 0.9;
@@ -174,6 +183,8 @@ impl Planner {
             lookups: LOOKUP_PRIOR.map(|p| (LOOKUP_TRIALS, LOOKUP_TRIALS * p)),
             max,
             plain: None,
+            offers_colocated: false,
+            colocated: None,
             way: Way::Turns,
             reason: None,
             tokens: 0,
@@ -318,6 +329,31 @@ impl Planner {
         }
     }
 
+    /// Says whether the edge has a drafter of its own.
+    pub fn offer_colocated(&mut self, offered: bool) {
+        self.offers_colocated = offered;
+        if !offered {
+            self.colocated = None;
+            if self.way == Way::Colocated {
+                (self.way, self.reason, self.since) = (Way::Turns, None, self.tokens);
+            }
+        }
+    }
+
+    /// Records a round of the edge alone, with a draft of its own, that gave `tokens` tokens.
+    pub fn written(&mut self, tokens: usize, wall_ms: Option<f64>) {
+        self.tokens += tokens as u64;
+        self.behind = false;
+        if let Some(ms) = wall_ms.filter(|ms| ms.is_finite() && tokens > 0) {
+            // Rounds differ much in what they give, so the mean is over tokens, not over rounds.
+            let each = ms / tokens as f64;
+            let before = self.colocated.map_or(each, |(before, _)| before);
+            let weight = 1.0 - 0.98f64.powi(tokens as i32);
+            let each = each.min(8.0 * before);
+            self.colocated = Some((before + weight * (each - before), self.tokens));
+        }
+    }
+
     /// Milliseconds a token in a way, as far as is known.
     fn expected(&self, way: Way) -> f64 {
         let now = self.length();
@@ -326,6 +362,10 @@ impl Planner {
             Way::Stream => match self.plain {
                 Some((ms, at)) if self.tokens - at < STALE => ms,
                 _ => self.turns.length.plain(),
+            },
+            Way::Colocated => match self.colocated {
+                Some((ms, at)) if self.tokens - at < STALE => ms,
+                _ => self.expected(Way::Stream) * COLOCATED,
             },
             Way::Turns if self.fresh(&self.turns) => {
                 self.turns.length.with_present(now).best_in_turns().1 * self.turns.factor()
@@ -347,6 +387,7 @@ impl Planner {
     fn measured(&self, way: Way) -> bool {
         match way {
             Way::Stream => self.plain.is_some_and(|(_, at)| self.tokens - at < STALE),
+            Way::Colocated => self.colocated.is_some_and(|(_, at)| self.tokens - at < STALE),
             Way::Turns => self.fresh(&self.turns),
             Way::Ahead => self.fresh(&self.ahead),
         }
@@ -359,7 +400,7 @@ impl Planner {
         }
         let was_ms = self.expected(self.way);
         let doubt = (self.tokens - self.since) / DOUBT;
-        let benefit = if self.way == Way::Stream {
+        let benefit = if matches!(self.way, Way::Stream | Way::Colocated) {
             BENEFIT.powi(doubt as i32).max(MOST_BENEFIT)
         } else {
             SMALL_BENEFIT.powi(doubt as i32).max(MOST_SMALL_BENEFIT)
@@ -367,6 +408,7 @@ impl Planner {
         let (to, expected_ms) = WAYS
             .into_iter()
             .filter(|way| *way != self.way)
+            .filter(|way| *way != Way::Colocated || self.offers_colocated)
             .map(|way| (way, self.expected(way) * benefit))
             .min_by(|a, b| a.1.total_cmp(&b.1))?;
         let measured = self.measured(to);
@@ -378,7 +420,7 @@ impl Planner {
         }
         let now = self.length().clone();
         match to {
-            Way::Stream => {}
+            Way::Stream | Way::Colocated => {}
             Way::Turns if measured => self.turns.length = self.turns.length.with_present(&now),
             Way::Ahead if measured => self.ahead.length = self.ahead.length.with_present(&now),
             Way::Turns => self.turns.begin(now),
@@ -480,6 +522,13 @@ mod tests {
                     (new as f64, ms)
                 }
                 Way::Ahead => self.branch(planner, random, at, jitter * self.contention),
+                Way::Colocated => {
+                    let (confidences, accepted) = self.draft(DraftStop::fixed(4), random, at);
+                    let gamma = confidences.len() as f64;
+                    let ms = (self.draft / 2.0 * gamma + (self.verify)(gamma)) * jitter;
+                    planner.written(accepted + 1, Some(ms));
+                    (accepted as f64 + 1.0, ms)
+                }
             }
         }
 
@@ -552,8 +601,8 @@ mod tests {
             let cost = |way: Option<Way>| -> f64 {
                 (1..=SEEDS).map(|seed| self.write(&mut Planner::default(), seed, way).0).sum()
             };
-            let all = WAYS.map(|way| (way, cost(Some(way))));
-            let (best, least) = all.into_iter().min_by(|a, b| a.1.total_cmp(&b.1)).unwrap();
+            let all = WAYS[..3].iter().map(|way| (*way, cost(Some(*way))));
+            let (best, least) = all.min_by(|a, b| a.1.total_cmp(&b.1)).unwrap();
             (best, cost(None) / least)
         }
     }
@@ -663,5 +712,31 @@ mod tests {
         assert_eq!(right.lookup(Way::Turns, &text, 16).unwrap().ids.len(), 16);
         assert_eq!(wrong.lookup(Way::Turns, &text, 16), None);
         assert_eq!(Planner::default().lookup(Way::Turns, &text, 16), None);
+    }
+    /// A slow drafter, a slow link, and an edge that has a drafter of its own.
+    #[test]
+    fn takes_the_edges_own_drafts_where_they_are_faster() {
+        let world = World {
+            alpha: 0.8,
+            draft: 40.0,
+            link: 100.0,
+            verify: |rows| 100.0 + 2.0 * rows,
+            contention: 1.0,
+            fixed: None,
+        };
+        let with = |offered| {
+            let mut planner = Planner::default();
+            planner.offer_colocated(offered);
+            let ms = world.write(&mut planner, 1, None).0;
+            (planner, ms)
+        };
+        let ((with, fast), (without, slow)) = (with(true), with(false));
+        assert_eq!(with.way(), Way::Colocated);
+        assert_ne!(without.way(), Way::Colocated);
+        assert!(fast < 0.8 * slow, "{fast} and {slow}");
+        // The edge came back without it.
+        let mut planner = with;
+        planner.offer_colocated(false);
+        assert_eq!(planner.way(), Way::Turns);
     }
 }

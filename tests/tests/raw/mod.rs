@@ -73,7 +73,8 @@ pub fn draft(
 
 pub fn stream(generation: u32, round: u32, prefix: usize, max_tokens: u32) -> ClientMessage {
     let (prefix_len, committed) = (prefix as u32, Vec::new());
-    ClientMessage::Stream(Stream { generation, round, prefix_len, committed, max_tokens })
+    let drafts = false;
+    ClientMessage::Stream(Stream { generation, round, prefix_len, committed, max_tokens, drafts })
 }
 
 fn request(

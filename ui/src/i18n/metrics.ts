@@ -36,6 +36,7 @@ export const metrics = texts({
       stream: 'the edge writes alone',
       turns: 'drafts and verdicts in turns',
       ahead: 'drafting ahead of the verdicts',
+      colocated: 'the edge writes alone, with drafts of its own',
     },
     decided: (way: string, now: string, before: string) =>
       `Changed here: ${way}, ${now} a token expected instead of ${before}`,
@@ -169,6 +170,7 @@ export const metrics = texts({
       stream: 'die Edge schreibt allein',
       turns: 'Entwurf und Urteil im Wechsel',
       ahead: 'Entwerfen ohne auf das Urteil zu warten',
+      colocated: 'die Edge schreibt allein, mit eigenen Entwürfen',
     },
     decided: (way, now, before) =>
       `Hier gewechselt: ${way}, erwartet ${now} je Token statt ${before}`,
@@ -304,6 +306,7 @@ export const metrics = texts({
       stream: 'le serveur écrit seul',
       turns: 'brouillon puis verdict, à tour de rôle',
       ahead: 'brouillons sans attendre les verdicts',
+      colocated: 'le serveur écrit seul, avec ses propres brouillons',
     },
     decided: (way, now, before) =>
       `Changement ici : ${way}, ${now} par jeton attendus au lieu de ${before}`,

@@ -244,7 +244,7 @@ const NOTABLE = 0.03;
 
 /** What auto mode decided in a round, taken apart; null if it is of a form that is not known here. */
 export function decided(decision: string | null) {
-  const parts = /^(stream|turns|ahead) ([\d.]+) ([\d.]+)$/.exec(decision ?? '');
+  const parts = /^(stream|turns|ahead|colocated) ([\d.]+) ([\d.]+)$/.exec(decision ?? '');
   if (!parts) return null;
   const way = parts[1] as keyof typeof t.ways;
   return { way, now: ms(Number(parts[2])), before: ms(Number(parts[3])) };
@@ -258,7 +258,10 @@ export function verdict(split: Split): { text: string; tone: 'good' | 'bad' | 'p
   if (dssd.length === 0) {
     if (split.rounds.some((r) => r.mode === 'edge'))
       return {
-        text: why?.way === 'stream' ? t.offBecause(why.now, why.before) : t.off,
+        text:
+          why?.way === 'stream' || why?.way === 'colocated'
+            ? t.offBecause(why.now, why.before)
+            : t.off,
         tone: 'plain',
       };
     return { text: t.alone, tone: 'bad' };
