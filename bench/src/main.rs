@@ -6,6 +6,7 @@ mod decode;
 mod engine;
 mod facts;
 mod load;
+mod page;
 
 use anyhow::Result;
 use clap::Parser;
@@ -16,6 +17,7 @@ enum Command {
     Engine(engine::Args),
     Decode(decode::Args),
     Load(load::Args),
+    Page(page::Args),
 }
 
 fn main() -> Result<()> {
@@ -23,5 +25,6 @@ fn main() -> Result<()> {
         Command::Engine(args) => engine::run(&args),
         Command::Decode(args) => decode::run(&args),
         Command::Load(args) => load::run(&args),
+        Command::Page(args) => page::run(&args),
     }
 }

@@ -268,7 +268,7 @@ fn prefer(link: &Link, fast: Way) {
             let times = RoundTimes { draft_ms: ms, round_trip_ms: 2.0 * ms, verify_ms: ms };
             match way {
                 Way::Stream => planner.streamed(Some(ms)),
-                Way::Colocated => planner.written(4, Some(ms)),
+                Way::Colocated => planner.written(3, 4, Some(ms)),
                 way => planner.drafted(way, Source::Model(&[0.9; 3]), 3, times, 4, Some(ms)),
             }
         }

@@ -8,7 +8,7 @@
 
 mod emulator;
 mod report;
-mod schemes;
+pub mod schemes;
 mod simulate;
 pub mod trace;
 mod wall;

@@ -274,7 +274,7 @@ impl<'a> Simulation<'a> {
         let times = RoundTimes { draft_ms, round_trip_ms: verify_ms, verify_ms };
         let source = Source::Model(&confidences);
         self.box_planner.drafted(Way::Turns, source, accepted, times, accepted + 1, Some(ms));
-        self.planner.written(accepted + 1, Some(ms));
+        self.planner.written(gamma, accepted + 1, Some(ms));
         accepted + 1
     }
 

@@ -478,8 +478,8 @@ impl<F: FnMut(Event)> Run<'_, F> {
     }
 
     /// Tells it of a round of the edge's own.
-    pub(crate) fn learn_written(&self, tokens: usize) {
-        lock(&self.planner).written(tokens, self.wall_ms());
+    pub(crate) fn learn_written(&self, drafted: usize, tokens: usize) {
+        lock(&self.planner).written(drafted, tokens, self.wall_ms());
     }
 
     fn wall_ms(&self) -> Option<f64> {

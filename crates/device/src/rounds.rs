@@ -215,7 +215,7 @@ impl<F: FnMut(Event)> Run<'_, F> {
             since = at;
             expected -= tokens.len();
             if drafts {
-                self.learn_written(tokens.len());
+                self.learn_written(record.drafted as usize, tokens.len());
             } else {
                 self.learn_plain();
             }

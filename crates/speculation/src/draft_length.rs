@@ -209,15 +209,20 @@ impl DraftLength {
         if drafted == 0 {
             return;
         }
+        self.record_acceptance(drafted, accepted);
+        let weight = self.weight();
+        self.draft_ms += weight * (times.draft_ms / drafted as f64 - self.draft_ms);
+        self.record_edge(drafted, times);
+        self.rounds += 1;
+    }
+
+    /// Records what a round says of the text alone.
+    pub(crate) fn record_acceptance(&mut self, drafted: usize, accepted: usize) {
         // Every accepted token and the rejected one, if any, were a trial.
         let trials = accepted + usize::from(accepted < drafted);
         let keep = ACCEPTANCE_MEMORY.powi(trials as i32);
         self.trials = self.trials * keep + trials as f64;
         self.successes = self.successes * keep + accepted as f64;
-        let weight = self.weight();
-        self.draft_ms += weight * (times.draft_ms / drafted as f64 - self.draft_ms);
-        self.record_edge(drafted, times);
-        self.rounds += 1;
     }
 
     /// Records what a round of `drafted` tokens says of the link and the edge alone.

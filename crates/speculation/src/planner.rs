@@ -111,8 +111,8 @@ pub struct Planner {
     plain: Option<(f64, u64)>,
     /// The edge has a drafter of its own.
     offers_colocated: bool,
-    /// Milliseconds of a token that the edge drafts for, and when that was measured.
-    colocated: Option<(f64, u64)>,
+    /// Milliseconds and tokens that the edge drafted for, and when that was measured.
+    colocated: Option<(f64, f64, u64)>,
     way: Way,
     /// Why it is this way, if it was chosen.
     reason: Option<Change>,
@@ -151,8 +151,10 @@ const GAIN_MEMORY: f64 = 0.99;
 const USUAL_GAIN: f64 = 1.1;
 const GAIN_ROUNDS: f64 = 30.0;
 /// What an edge with a drafter of its own promises, by the time of its plain tokens, while it was not
-/// tried: drafts that need no link usually do better.
-const COLOCATED: f64 = 0.65;
+/// tried: as much as it can be, for a trial costs little and says what it is.
+const COLOCATED: f64 = 0.4;
+/// How many tokens that promise is worth.
+const PROMISE: f64 = 24.0;
 /// What drafting ahead promises while it was not tried on this link: its closed form knows nothing
 /// of drafts that leave at the edge's pace, and a short trial costs little.
 const UNTRIED: f64 = 0.9;
@@ -340,17 +342,25 @@ impl Planner {
         }
     }
 
-    /// Records a round of the edge alone, with a draft of its own, that gave `tokens` tokens.
-    pub fn written(&mut self, tokens: usize, wall_ms: Option<f64>) {
+    /// Records a round of the edge alone that drafted `drafted` tokens itself and gave `tokens`.
+    pub fn written(&mut self, drafted: usize, tokens: usize, wall_ms: Option<f64>) {
         self.tokens += tokens as u64;
+        // Its drafter may be another one than the device's, but the text is as easy or as hard.
+        let accepted = tokens.saturating_sub(1).min(drafted);
+        for seen in [&mut self.turns, &mut self.ahead] {
+            seen.length.record_acceptance(drafted, accepted);
+        }
         self.behind = false;
         if let Some(ms) = wall_ms.filter(|ms| ms.is_finite() && tokens > 0) {
-            // Rounds differ much in what they give, so the mean is over tokens, not over rounds.
-            let each = ms / tokens as f64;
-            let before = self.colocated.map_or(each, |(before, _)| before);
-            let weight = 1.0 - 0.98f64.powi(tokens as i32);
-            let each = each.min(8.0 * before);
-            self.colocated = Some((before + weight * (each - before), self.tokens));
+            // Rounds differ much in what they give: sums, and a promise that is worth a trial.
+            let promised = self.expected(Way::Colocated);
+            let known = self.colocated.filter(|_| self.measured(Way::Colocated));
+            let (sum, weight, _) = known.unwrap_or((promised * PROMISE, PROMISE, 0));
+            // One that the system interrupted must not decide.
+            let ms = ms.min(8.0 * sum / weight * (tokens + drafted) as f64);
+            let keep = 0.99f64.powi(tokens as i32);
+            let (sum, weight) = (sum * keep + ms, weight * keep + tokens as f64);
+            self.colocated = Some((sum, weight, self.tokens));
         }
     }
 
@@ -364,7 +374,7 @@ impl Planner {
                 _ => self.turns.length.plain(),
             },
             Way::Colocated => match self.colocated {
-                Some((ms, at)) if self.tokens - at < STALE => ms,
+                Some((ms, tokens, at)) if self.tokens - at < STALE => ms / tokens,
                 _ => self.expected(Way::Stream) * COLOCATED,
             },
             Way::Turns if self.fresh(&self.turns) => {
@@ -387,7 +397,7 @@ impl Planner {
     fn measured(&self, way: Way) -> bool {
         match way {
             Way::Stream => self.plain.is_some_and(|(_, at)| self.tokens - at < STALE),
-            Way::Colocated => self.colocated.is_some_and(|(_, at)| self.tokens - at < STALE),
+            Way::Colocated => self.colocated.is_some_and(|(.., at)| self.tokens - at < STALE),
             Way::Turns => self.fresh(&self.turns),
             Way::Ahead => self.fresh(&self.ahead),
         }
@@ -400,7 +410,7 @@ impl Planner {
         }
         let was_ms = self.expected(self.way);
         let doubt = (self.tokens - self.since) / DOUBT;
-        let benefit = if matches!(self.way, Way::Stream | Way::Colocated) {
+        let benefit = if self.way == Way::Stream {
             BENEFIT.powi(doubt as i32).max(MOST_BENEFIT)
         } else {
             SMALL_BENEFIT.powi(doubt as i32).max(MOST_SMALL_BENEFIT)
@@ -526,7 +536,7 @@ mod tests {
                     let (confidences, accepted) = self.draft(DraftStop::fixed(4), random, at);
                     let gamma = confidences.len() as f64;
                     let ms = (self.draft / 2.0 * gamma + (self.verify)(gamma)) * jitter;
-                    planner.written(accepted + 1, Some(ms));
+                    planner.written(confidences.len(), accepted + 1, Some(ms));
                     (accepted as f64 + 1.0, ms)
                 }
             }
