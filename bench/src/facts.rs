@@ -3,10 +3,16 @@
 
 use anyhow::{Context, Result};
 use serde::Serialize;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
+use tandem_inference::store::Store;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
+
+/// The file of a model that is given by path or by name.
+pub fn model_file(name: &str) -> Result<PathBuf> {
+    Ok(Store::open_default()?.resolve(name)?)
+}
 
 /// The circumstances of a run.
 #[derive(Serialize)]

@@ -41,9 +41,10 @@ export function program(name) {
 
 /**
  * Builds the programs, with the app if there is to be a window or it was built before: cargo chooses
- * features for all packages of one call together, so another set would build nearly all again.
+ * features for all packages of one call together, so another set would build nearly all again. `more`
+ * are further arguments for it.
  */
-export async function build({ window = false } = {}) {
+export async function build({ window = false, more = [], options = {} } = {}) {
   const app =
     window || (existsSync(program('tandem-app')) && existsSync(path.join(dist, 'index.html')));
   if (window) {
@@ -55,7 +56,8 @@ export async function build({ window = false } = {}) {
   }
   const packages = ['tandem-cli', 'tandem-edge', ...(app ? ['tandem-app'] : [])];
   say('building (the first time takes some minutes)');
-  await must('cargo', ['build', '--release', '--locked', ...packages.flatMap((p) => ['-p', p])]);
+  const all = packages.flatMap((p) => ['-p', p]);
+  await must('cargo', ['build', '--release', '--locked', ...all, ...more], options);
 }
 
 const dist = path.join(root, 'ui', 'dist');

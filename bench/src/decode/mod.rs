@@ -28,11 +28,11 @@ use world::{Machines, Net};
 /// Speed and traffic of every scheme over links of all kinds, simulated and by the clock.
 #[derive(clap::Args)]
 pub struct Args {
-    /// The small model, a GGUF file.
-    #[arg(long, value_name = "FILE")]
+    /// The small model, a GGUF file or the name of a downloaded one.
+    #[arg(long, value_name = "FILE", value_parser = facts::model_file)]
     drafter: PathBuf,
-    /// The large model, a GGUF file.
-    #[arg(long, value_name = "FILE")]
+    /// The large model, a GGUF file or the name of a downloaded one.
+    #[arg(long, value_name = "FILE", value_parser = facts::model_file)]
     verifier: PathBuf,
     /// Tokens of an answer, at most.
     #[arg(long, default_value_t = 64)]

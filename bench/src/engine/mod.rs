@@ -35,8 +35,8 @@ use tandem_speculation::TokenId;
 /// Milliseconds of one forward pass with M rows after a context: ours, stock candle's, llama.cpp's.
 #[derive(clap::Args)]
 pub struct Args {
-    /// A GGUF file; may be given several times.
-    #[arg(long = "model", value_name = "FILE", required = true)]
+    /// A GGUF file or the name of a downloaded one; may be given several times.
+    #[arg(long = "model", value_name = "FILE", required = true, value_parser = facts::model_file)]
     models: Vec<PathBuf>,
     /// Tokens before the pass.
     #[arg(long, value_delimiter = ',', default_value = "64,1024,4096")]

@@ -23,11 +23,11 @@ use trace::Trace;
 /// Throughput and latency of the edge with many clients.
 #[derive(clap::Args)]
 pub struct Args {
-    /// The small model, a GGUF file.
-    #[arg(long, value_name = "FILE")]
+    /// The small model, a GGUF file or the name of a downloaded one.
+    #[arg(long, value_name = "FILE", value_parser = facts::model_file)]
     drafter: PathBuf,
-    /// The large model, a GGUF file.
-    #[arg(long, value_name = "FILE")]
+    /// The large model, a GGUF file or the name of a downloaded one.
+    #[arg(long, value_name = "FILE", value_parser = facts::model_file)]
     verifier: PathBuf,
     /// How many clients.
     #[arg(long, value_delimiter = ',', default_value = "1,2,4,8,16,32")]
