@@ -121,7 +121,8 @@ fn gpu() -> Result<Device, String> {
             Err("this build has no support for one; build with `--features cuda` or `metal`".into())
         }
     };
-    // A driver that is missing makes its library panic.
+    // A driver that does not work makes its library panic. (One that is missing keeps a CUDA build from
+    // starting at all: it is linked.)
     catch_unwind(AssertUnwindSafe(open))
         .unwrap_or_else(|_| Err("the GPU's driver cannot be loaded".into()))
 }
