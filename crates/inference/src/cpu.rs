@@ -42,8 +42,9 @@ struct Linear {
 }
 
 impl Linear {
-    fn load(file: &Gguf, name: &str, rows: usize, cols: usize) -> Result<Self, Error> {
+    fn load(file: &Gguf, isa: Isa, name: &str, rows: usize, cols: usize) -> Result<Self, Error> {
         let weights = file.matrix(&format!("{name}.weight"), rows, cols, false)?;
+        let weights = weights.ordered_for(isa);
         let bias = format!("{name}.bias");
         let bias = if file.has(&bias) { Some(file.vector(&bias, rows)?) } else { None };
         Ok(Self { weights, bias })
@@ -74,9 +75,10 @@ impl CpuModel {
     ) -> Result<Self, Error> {
         let (width, q_width) = (shape.width, shape.heads * shape.head_width);
         let kv_width = shape.kv_width();
+        let isa = Isa::detect();
         let layer = |i: usize| -> Result<Layer, Error> {
             let name = |part: &str| format!("blk.{i}.{part}");
-            let linear = |part: &str, rows, cols| Linear::load(file, &name(part), rows, cols);
+            let linear = |part: &str, rows, cols| Linear::load(file, isa, &name(part), rows, cols);
             Ok(Layer {
                 attention_norm: file.vector(&name("attn_norm.weight"), width)?,
                 q: linear("attn_q", q_width, width)?,
@@ -95,20 +97,19 @@ impl CpuModel {
                 down: linear("ffn_down", width, shape.feed_forward)?,
             })
         };
-        let output = if file.has("output.weight") {
-            Some(file.matrix("output.weight", vocab, width, true)?)
-        } else {
-            None
-        };
+        let vocabulary =
+            |name| file.matrix(name, vocab, width, true).map(|weights| weights.ordered_for(isa));
+        let output =
+            if file.has("output.weight") { Some(vocabulary("output.weight")?) } else { None };
         let threads = rayon::ThreadPoolBuilder::new()
             .num_threads(threads.unwrap_or(0))
             .thread_name(|i| format!("model-{i}"))
             .build()
             .map_err(|e| file.bad(format!("no threads to compute with: {e}")))?;
         Ok(Self {
-            isa: Isa::detect(),
+            isa,
             vocab,
-            embedding: file.matrix("token_embd.weight", vocab, width, true)?,
+            embedding: vocabulary("token_embd.weight")?,
             layers: (0..shape.layers).map(layer).collect::<Result<_, _>>()?,
             output_norm: file.vector("output_norm.weight", width)?,
             output,

@@ -1,33 +1,40 @@
-//! The kernels with AVX2, FMA and F16C.
+//! The kernels with AVX2, FMA and F16C, for [packed](super::packed) weights.
 //!
 //! **Why `unsafe` is here and sound.** (1) Functions with `#[target_feature]` may only run on a
-//! machine that has the features: the only way in is [`row_tile`], which is called for `Isa::Avx2`,
-//! which exists only after detection. (2) Loads through pointers: every pointer comes from a slice
-//! whose length is checked on the spot, by `chunks_exact`, by a slicing `[..n]`, or by the type of a
-//! fixed-size array.
+//! machine that has the features: the only way in is [`tile`], which is called for `Isa::Avx2`, which
+//! exists only after detection. (2) Loads through pointers: every pointer comes from a fixed-size
+//! array, made from a slice whose length is checked on the spot.
 //!
-//! A block of weights is unpacked into registers once, then each row of activations costs, for 32
-//! weights, one `maddubs` (u8 × i8 → i16 pairs), one `madd` (scales, → i32) and one add. No sum
-//! saturates: |u8| ≤ 63 and |i8| ≤ 127 give pairs of at most 16,002; 8-bit weights use |w| ≤ 128,
-//! at most 32,512.
+//! A register holds four neighbouring weights of each of eight rows. It is unpacked once and costs,
+//! for each row of activations, one `maddubs` (u8 × i8 → i16 pairs) with four activations in all
+//! lanes and one 16-bit add; after [`RUN`](Format256::RUN) of them one `madd` applies the scales and
+//! moves the sums to 32 bits. No sum saturates: activations are at most 127, so a pair of weights up
+//! to 15 gives at most 3,810 (a run of 8: 30,480), up to 31 7,874 (4: 31,496), up to 63 16,002 (2:
+//! 32,004), and 8-bit weights, which use |w| ≤ 128, 32,512.
+//!
+//! A lane's sum over a block is a whole number, the same in any order; only the blocks are added as
+//! floats, one after the other for each row of activations alone. That makes the kernels
+//! batch-invariant.
 #![allow(unsafe_code)]
 
-use super::portable::scales_and_mins;
+use super::packed::ROWS;
 use super::quantise::{By32, By256};
 use super::{Activations, Kind};
 use std::arch::x86_64::*;
 
-pub(super) fn row_tile(kind: Kind, weights: &[u8], x: &Activations, first: usize, out: &mut [f32]) {
+/// A group of eight rows of weights times `out.len() / 8` rows of activations from `first` on (at
+/// most 8); `out` is `activations × 8`.
+pub(super) fn tile(kind: Kind, weights: &[u8], x: &Activations, first: usize, out: &mut [f32]) {
     // The number of rows must be known to the compiler, so that accumulators stay in registers.
     macro_rules! tile {
         ($($m:literal),*) => {
-            match out.len() {
-                $($m => {
-                    let out: &mut [f32; $m] = out.try_into().expect("the length was matched");
+            match out.as_chunks_mut().0 {
+                $(out if out.len() == $m => {
+                    let out: &mut [[f32; ROWS]; $m] = out.try_into().expect("its length");
                     // SAFETY: `Isa::Avx2` was detected (1).
-                    unsafe { row::<$m>(kind, weights, x, first, out) }
+                    unsafe { rows::<$m>(kind, weights, x, first, out) }
                 })*
-                n => unreachable!("a tile of {n} rows"),
+                out => unreachable!("a tile of {} rows", out.len()),
             }
         };
     }
@@ -35,388 +42,485 @@ pub(super) fn row_tile(kind: Kind, weights: &[u8], x: &Activations, first: usize
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
-fn row<const M: usize>(
+fn rows<const M: usize>(
     kind: Kind,
     weights: &[u8],
     x: &Activations,
     first: usize,
-    out: &mut [f32; M],
+    out: &mut [[f32; ROWS]; M],
 ) {
     let cols = x.cols();
     match kind {
-        Kind::Q4_0 => row32::<Q4_0, M>(weights, x.by32(), cols, first, out),
-        Kind::Q4_1 => row32::<Q4_1, M>(weights, x.by32(), cols, first, out),
-        Kind::Q5_0 => row32::<Q5_0, M>(weights, x.by32(), cols, first, out),
-        Kind::Q5_1 => row32::<Q5_1, M>(weights, x.by32(), cols, first, out),
-        Kind::Q8_0 => row32::<Q8_0, M>(weights, x.by32(), cols, first, out),
-        Kind::Q4K => row256::<Q4K, M>(weights, x.by256(), cols, first, out),
-        Kind::Q5K => row256::<Q5K, M>(weights, x.by256(), cols, first, out),
-        Kind::Q6K => row256::<Q6K, M>(weights, x.by256(), cols, first, out),
+        Kind::Q4_0 => rows32::<Q4_0, M>(weights, x.by32(), cols, first, out),
+        Kind::Q4_1 => rows32::<Q4_1, M>(weights, x.by32(), cols, first, out),
+        Kind::Q5_0 => rows32::<Q5_0, M>(weights, x.by32(), cols, first, out),
+        Kind::Q5_1 => rows32::<Q5_1, M>(weights, x.by32(), cols, first, out),
+        Kind::Q8_0 => rows32::<Q8_0, M>(weights, x.by32(), cols, first, out),
+        Kind::Q4K => rows256::<Q4K, M>(weights, x.by256(), cols, first, out),
+        Kind::Q5K => rows256::<Q5K, M>(weights, x.by256(), cols, first, out),
+        Kind::Q6K => rows256::<Q6K, M>(weights, x.by256(), cols, first, out),
     }
 }
 
 // ---- blocks of 256 ----
 
-/// weight_i = d · scale · u_i + c · offset, with a scale and an offset for each sixteen.
+/// weight_i = d · scale · u_i + c · offset, with a scale and an offset for each sixteen or 32.
 struct Header256 {
-    /// 16-bit scales: those of the even sixteens in the low half, of the odd ones in the high half.
-    scales: __m256i,
-    /// The same for offsets.
-    offsets: __m256i,
-    /// d in all lanes.
     d: __m256,
-    /// c in all lanes.
     c: __m256,
+    /// Scales of four sixteens (or 32s) of a row in the bytes of a lane.
+    scales: [__m256i; 4],
+    offsets: [__m256i; 4],
 }
 
 trait Format256 {
     const BYTES: usize;
-    /// SAFETY: needs AVX2 and F16C.
+    /// Registers whose products can be added in 16 bits.
+    const RUN: usize;
+    /// Weights that share a scale: 16 or 32.
+    const SHARE: usize;
+    /// SAFETY: needs AVX2 and F16C, and `b` of eight blocks.
     unsafe fn header(b: &[u8]) -> Header256;
-    /// The 64 values u of quarter `g`. SAFETY: needs AVX2.
-    unsafe fn quarter(b: &[u8], g: usize) -> (__m256i, __m256i);
+    /// The values u of weights `4i … 4i + 3`. SAFETY: needs AVX2.
+    unsafe fn vector(b: &[u8], i: usize) -> __m256i;
+    /// Byte `i % 4` and byte `j % 4` of each lane, as a pair of 16-bit numbers. SAFETY: needs AVX2.
+    unsafe fn pair(bytes: __m256i, i: usize, j: usize) -> __m256i;
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
-fn row256<F: Format256, const M: usize>(
+fn rows256<F: Format256, const M: usize>(
     weights: &[u8],
     x: &By256,
     cols: usize,
     first: usize,
-    out: &mut [f32; M],
+    out: &mut [[f32; ROWS]; M],
 ) {
     let blocks = cols / 256;
     // Whole blocks as arrays: one bounds check for each, and constant offsets inside.
-    let q: [&[[i8; 256]]; M] = rows(x.q.as_chunks().0, first, blocks);
-    let sums: [&[[i16; 16]]; M] = rows(x.sums.as_chunks().0, first, blocks);
-    let scale: [&[f32]; M] = rows(&x.scale, first, blocks);
+    let q: [&[[[i8; 4]; 64]]; M] = of_rows(x.q.as_chunks().0.as_chunks().0, first, blocks);
+    let scale: [&[f32]; M] = of_rows(&x.scale, first, blocks);
+    // Neighbouring sums: of two sixteens, or of two 32s.
+    let sums = if F::SHARE == 16 { &x.sums16 } else { &x.sums32 };
+    let pairs = 128 / F::SHARE;
+    let sums: [&[[i16; 2]]; M] = of_rows(sums.as_chunks().0, first, blocks * pairs);
     let mut sum = [_mm256_setzero_ps(); M];
-    for (b, bytes) in weights.chunks_exact(F::BYTES).enumerate() {
+    for (b, bytes) in weights.chunks_exact(ROWS * F::BYTES).enumerate() {
+        // Its length is known to the compiler: loads at fixed places need no checks.
+        let bytes = &bytes[..ROWS * F::BYTES];
         prefetch(bytes);
-        // SAFETY: the features are enabled here.
+        // SAFETY: the features are enabled here; `bytes` has the length of a group.
         let h = unsafe { F::header(bytes) };
         let mut dot = [_mm256_setzero_si256(); M];
-        // Unpacked weights live for one quarter only: they and the accumulators fit the registers.
-        for g in 0..4 {
+        let q: [&[[i8; 4]; 64]; M] = at(q, b);
+        for share in 0..256 / F::SHARE {
             // SAFETY: the features are enabled here.
-            let (low, high) = unsafe { F::quarter(bytes, g) };
-            let (scale_low, scale_high) = (spread(h.scales, 2 * g), spread(h.scales, 2 * g + 1));
+            let scales = unsafe { F::pair(h.scales[share / 4], share, share) };
+            for run in 0..F::SHARE / (4 * F::RUN) {
+                let mut products = [_mm256_setzero_si256(); M];
+                for i in 0..F::RUN {
+                    let i = share * F::SHARE / 4 + run * F::RUN + i;
+                    // SAFETY: the features are enabled here.
+                    let w = unsafe { F::vector(bytes, i) };
+                    for m in 0..M {
+                        let product = _mm256_maddubs_epi16(w, everywhere(q[m][i]));
+                        products[m] = _mm256_add_epi16(products[m], product);
+                    }
+                }
+                for m in 0..M {
+                    dot[m] = _mm256_add_epi32(dot[m], _mm256_madd_epi16(products[m], scales));
+                }
+            }
+        }
+        let mut offset = [_mm256_setzero_si256(); M];
+        for pair in 0..pairs {
+            // SAFETY: the features are enabled here.
+            let offsets = unsafe { F::pair(h.offsets[pair / 2], 2 * pair, 2 * pair + 1) };
             for m in 0..M {
-                let q = &q[m][b];
-                let pairs = _mm256_maddubs_epi16(low, load_i8(&q[g * 64..][..32]));
-                dot[m] = _mm256_add_epi32(dot[m], _mm256_madd_epi16(pairs, scale_low));
-                let pairs = _mm256_maddubs_epi16(high, load_i8(&q[g * 64 + 32..][..32]));
-                dot[m] = _mm256_add_epi32(dot[m], _mm256_madd_epi16(pairs, scale_high));
+                let [i, j] = sums[m][b * pairs + pair];
+                let both = _mm256_set1_epi32(i32::from(i) & 0xffff | i32::from(j) << 16);
+                offset[m] = _mm256_add_epi32(offset[m], _mm256_madd_epi16(both, offsets));
             }
         }
         for m in 0..M {
-            let offset = _mm256_madd_epi16(load_i16(&sums[m][b]), h.offsets);
-            let product = _mm256_mul_ps(h.c, _mm256_cvtepi32_ps(offset));
+            let product = _mm256_mul_ps(h.c, _mm256_cvtepi32_ps(offset[m]));
             let product = _mm256_fmadd_ps(h.d, _mm256_cvtepi32_ps(dot[m]), product);
             sum[m] = _mm256_fmadd_ps(_mm256_set1_ps(scale[m][b]), product, sum[m]);
         }
     }
     for m in 0..M {
-        out[m] = horizontal(sum[m]);
+        store(&mut out[m], sum[m]);
     }
 }
 
 /// `M` rows of `blocks` values from row `first` on. A plain function: a closure compiled for AVX2
 /// would not be inlined into `from_fn`.
 #[inline]
-fn rows<T, const M: usize>(all: &[T], first: usize, blocks: usize) -> [&[T]; M] {
+fn of_rows<T, const M: usize>(all: &[T], first: usize, blocks: usize) -> [&[T]; M] {
     std::array::from_fn(|m| &all[(first + m) * blocks..][..blocks])
 }
 
-/// Asks for the weights that come a kilobyte after `block`: the hardware's own prefetch stops at the
-/// end of a page, and a step with one row of activations waits for memory only.
+/// Value `b` of each row.
+#[inline]
+fn at<'a, T, const M: usize>(rows: [&'a [T]; M], b: usize) -> [&'a T; M] {
+    std::array::from_fn(|m| &rows[m][b])
+}
+
+/// Asks for the weights that come after `group`: the hardware's own prefetch stops at the end of a
+/// page, and a step with one row of activations waits for memory only.
 #[target_feature(enable = "avx2")]
 #[inline]
-fn prefetch(block: &[u8]) {
-    for line in 0..block.len().div_ceil(64) {
-        _mm_prefetch::<_MM_HINT_T0>(block.as_ptr().wrapping_add(1024 + 64 * line).cast());
+fn prefetch(group: &[u8]) {
+    for line in 0..group.len().div_ceil(64) {
+        _mm_prefetch::<_MM_HINT_T0>(group.as_ptr().wrapping_add(2048 + 64 * line).cast());
     }
 }
 
-/// The `j`-th 16-bit value of each half, in all lanes of that half.
-#[target_feature(enable = "avx2")]
+/// Scales and offsets of Q4_K and Q5_K: six bits each, the last ones of the second four of them
+/// elsewhere.
+#[target_feature(enable = "avx2,f16c")]
 #[inline]
-fn spread(v: __m256i, j: usize) -> __m256i {
-    let pair = ((2 * j) | ((2 * j + 1) << 8)) as i16;
-    _mm256_shuffle_epi8(v, _mm256_set1_epi16(pair))
+fn header_of(b: &[u8]) -> Header256 {
+    let (a, m, h) = (load(b, 32), load(b, 64), load(b, 96));
+    let six = _mm256_set1_epi32(0x3f3f_3f3f);
+    let four = _mm256_set1_epi32(0x0f0f_0f0f);
+    let two = _mm256_set1_epi32(0x0303_0303);
+    let upper = |v| _mm256_slli_epi32::<4>(_mm256_and_si256(_mm256_srli_epi32::<6>(v), two));
+    let scales = [_mm256_and_si256(a, six), _mm256_or_si256(_mm256_and_si256(h, four), upper(a))];
+    let rest = _mm256_and_si256(_mm256_srli_epi32::<4>(h), four);
+    let offsets = [_mm256_and_si256(m, six), _mm256_or_si256(rest, upper(m))];
+    let none = _mm256_setzero_si256();
+    Header256 {
+        d: halves(b, 0),
+        c: _mm256_sub_ps(_mm256_setzero_ps(), halves(b, 16)),
+        scales: [scales[0], scales[1], none, none],
+        offsets: [offsets[0], offsets[1], none, none],
+    }
 }
 
-/// Scales and offsets of the twelve bytes `b`.
+/// Two bytes of each lane, 0 to 127, as 16-bit numbers.
 #[target_feature(enable = "avx2")]
 #[inline]
-fn scales_of(b: &[u8]) -> (__m256i, __m256i) {
-    // Through registers: a load that spans several fresh stores would stall.
-    let [a, b, c, d] = scales_and_mins(b).map(|word| word as i32);
-    let words = _mm256_cvtepu8_epi16(_mm_set_epi32(d, c, b, a));
-    // One scale for 32 weights: the same in both halves.
-    (
-        _mm256_permute2x128_si256::<0x00>(words, words),
-        _mm256_permute2x128_si256::<0x11>(words, words),
-    )
+fn unsigned_pair(bytes: __m256i, i: usize, j: usize) -> __m256i {
+    let first = 0x8000_8000_u32 as i32 | (i % 4) as i32 | ((j % 4) as i32) << 16;
+    let lanes = _mm256_setr_epi32(
+        0,
+        0x0004_0004,
+        0x0008_0008,
+        0x000c_000c,
+        0,
+        0x0004_0004,
+        0x0008_0008,
+        0x000c_000c,
+    );
+    _mm256_shuffle_epi8(bytes, _mm256_add_epi32(_mm256_set1_epi32(first), lanes))
 }
 
 struct Q4K;
 impl Format256 for Q4K {
     const BYTES: usize = 144;
+    const RUN: usize = 8;
+    const SHARE: usize = 32;
 
     #[target_feature(enable = "avx2,f16c")]
     #[inline]
     unsafe fn header(b: &[u8]) -> Header256 {
-        let (scales, offsets) = scales_of(&b[4..16]);
-        let (d, c) = (_mm256_set1_ps(half(&b[..2])), _mm256_set1_ps(-half(&b[2..4])));
-        Header256 { scales, offsets, d, c }
+        header_of(b)
     }
 
     #[target_feature(enable = "avx2")]
     #[inline]
-    unsafe fn quarter(b: &[u8], g: usize) -> (__m256i, __m256i) {
-        nibbles32(&b[16 + 32 * g..][..32])
+    unsafe fn vector(b: &[u8], i: usize) -> __m256i {
+        nibble(load(b, 128 + 32 * (i / 16 * 8 + i % 8)), i / 8 % 2)
+    }
+
+    #[target_feature(enable = "avx2")]
+    #[inline]
+    unsafe fn pair(bytes: __m256i, i: usize, j: usize) -> __m256i {
+        unsigned_pair(bytes, i, j)
     }
 }
 
 struct Q5K;
 impl Format256 for Q5K {
     const BYTES: usize = 176;
+    const RUN: usize = 4;
+    const SHARE: usize = 32;
 
     #[target_feature(enable = "avx2,f16c")]
     #[inline]
     unsafe fn header(b: &[u8]) -> Header256 {
         // The same places as in Q4_K.
-        // SAFETY: the features are enabled here.
-        unsafe { Q4K::header(b) }
+        header_of(b)
     }
 
     #[target_feature(enable = "avx2")]
     #[inline]
-    unsafe fn quarter(b: &[u8], g: usize) -> (__m256i, __m256i) {
-        let (low, high) = nibbles32(&b[48 + 32 * g..][..32]);
-        let fifth = _mm256_srl_epi16(load_u8(&b[16..48]), _mm_cvtsi32_si128(2 * g as i32));
-        let one = _mm256_set1_epi8(1);
-        let even = _mm256_and_si256(fifth, one);
-        let odd = _mm256_and_si256(_mm256_srli_epi16::<1>(fifth), one);
-        (
-            _mm256_or_si256(low, _mm256_slli_epi16::<4>(even)),
-            _mm256_or_si256(high, _mm256_slli_epi16::<4>(odd)),
-        )
+    unsafe fn vector(b: &[u8], i: usize) -> __m256i {
+        let low = nibble(load(b, 384 + 32 * (i / 16 * 8 + i % 8)), i / 8 % 2);
+        _mm256_or_si256(low, bit_as_sixteen(load(b, 128 + 32 * (i % 8)), i / 8))
+    }
+
+    #[target_feature(enable = "avx2")]
+    #[inline]
+    unsafe fn pair(bytes: __m256i, i: usize, j: usize) -> __m256i {
+        unsigned_pair(bytes, i, j)
     }
 }
 
 struct Q6K;
 impl Format256 for Q6K {
     const BYTES: usize = 210;
+    const RUN: usize = 2;
+    const SHARE: usize = 16;
 
     #[target_feature(enable = "avx2,f16c")]
     #[inline]
     unsafe fn header(b: &[u8]) -> Header256 {
-        let scales: &[u8; 16] = b[192..208].try_into().expect("sixteen bytes");
-        // SAFETY: a fixed array of 16 bytes.
-        let scales = unsafe { _mm_loadu_si128(scales.as_ptr().cast()) };
-        let even_odd = _mm_setr_epi8(0, 2, 4, 6, 8, 10, 12, 14, 1, 3, 5, 7, 9, 11, 13, 15);
-        let scales = _mm256_cvtepi8_epi16(_mm_shuffle_epi8(scales, even_odd));
-        let d = half(&b[208..210]);
-        Header256 { scales, offsets: scales, d: _mm256_set1_ps(d), c: _mm256_set1_ps(-32.0 * d) }
+        let scales = [load(b, 1536), load(b, 1568), load(b, 1600), load(b, 1632)];
+        let d = halves(b, 1664);
+        Header256 { d, c: _mm256_mul_ps(_mm256_set1_ps(-32.0), d), scales, offsets: scales }
     }
 
     #[target_feature(enable = "avx2")]
     #[inline]
-    unsafe fn quarter(b: &[u8], g: usize) -> (__m256i, __m256i) {
-        // Two quarters share the bytes of a half: the first their low nibbles, the second the high.
-        let low = &b[g / 2 * 64..][..64];
-        let shift = _mm_cvtsi32_si128(g as i32 % 2 * 4);
-        let nibbles =
-            |b: &[u8]| _mm256_and_si256(_mm256_srl_epi16(load_u8(b), shift), _mm256_set1_epi8(15));
-        let high = _mm256_srl_epi16(load_u8(&b[128 + g / 2 * 32..][..32]), shift);
-        let two = _mm256_set1_epi8(0x30);
-        let first = _mm256_and_si256(_mm256_slli_epi16::<4>(high), two);
-        let second = _mm256_and_si256(_mm256_slli_epi16::<2>(high), two);
-        (_mm256_or_si256(nibbles(&low[..32]), first), _mm256_or_si256(nibbles(&low[32..]), second))
+    unsafe fn vector(b: &[u8], i: usize) -> __m256i {
+        // Of each 128 weights, the first 64 have the low nibbles, the last 64 the high ones.
+        let (half, quarter) = (i / 32, i / 8 % 4);
+        let low = nibble(load(b, 32 * (half * 16 + quarter % 2 * 8 + i % 8)), quarter / 2);
+        let high = load(b, 1024 + 32 * (half * 8 + i % 8));
+        let high = match quarter {
+            0 => _mm256_slli_epi16::<4>(high),
+            1 => _mm256_slli_epi16::<2>(high),
+            2 => high,
+            _ => _mm256_srli_epi16::<2>(high),
+        };
+        _mm256_or_si256(low, _mm256_and_si256(high, _mm256_set1_epi8(0x30)))
+    }
+
+    #[target_feature(enable = "avx2")]
+    #[inline]
+    unsafe fn pair(bytes: __m256i, i: usize, j: usize) -> __m256i {
+        // Signed: into the upper byte, and down again with its sign.
+        let up = _mm256_slli_epi16::<8>(unsigned_pair(bytes, i, j));
+        _mm256_srai_epi16::<8>(up)
     }
 }
 
-/// The low nibbles of 32 bytes, and the high ones.
+/// The low (0) or the high (1) nibble of each byte.
 #[target_feature(enable = "avx2")]
 #[inline]
-fn nibbles32(b: &[u8]) -> (__m256i, __m256i) {
-    let (bytes, mask) = (load_u8(b), _mm256_set1_epi8(15));
-    (_mm256_and_si256(bytes, mask), _mm256_and_si256(_mm256_srli_epi16::<4>(bytes), mask))
+fn nibble(v: __m256i, high: usize) -> __m256i {
+    let v = if high == 0 { v } else { _mm256_srli_epi16::<4>(v) };
+    _mm256_and_si256(v, _mm256_set1_epi8(15))
+}
+
+/// Bit `i` of each byte, moved to bit 4.
+#[target_feature(enable = "avx2")]
+#[inline]
+fn bit_as_sixteen(v: __m256i, i: usize) -> __m256i {
+    let v = match i {
+        0 => _mm256_slli_epi16::<4>(v),
+        1 => _mm256_slli_epi16::<3>(v),
+        2 => _mm256_slli_epi16::<2>(v),
+        3 => _mm256_slli_epi16::<1>(v),
+        4 => v,
+        5 => _mm256_srli_epi16::<1>(v),
+        6 => _mm256_srli_epi16::<2>(v),
+        _ => _mm256_srli_epi16::<3>(v),
+    };
+    _mm256_and_si256(v, _mm256_set1_epi8(16))
 }
 
 // ---- blocks of 32 ----
 
-/// weight = scale · u + min; `u` is signed when `Format32::SIGNED`.
-struct Unpacked32 {
-    u: __m256i,
-    scale: f32,
-    min: f32,
-}
-
 trait Format32 {
     const BYTES: usize;
+    /// Registers whose products can be added in 16 bits.
+    const RUN: usize;
     const SIGNED: bool = false;
-    /// SAFETY: needs AVX2 and F16C, and `b` of length `BYTES`.
-    unsafe fn unpack(b: &[u8]) -> Unpacked32;
+    /// The values u (signed when `SIGNED`) of weights `4i … 4i + 3`. SAFETY: needs AVX2.
+    unsafe fn vector(b: &[u8], i: usize) -> __m256i;
+    /// The minimum: weight = scale · u + minimum. SAFETY: needs AVX2 and F16C.
+    unsafe fn minimum(b: &[u8], scale: __m256) -> __m256;
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
-fn row32<F: Format32, const M: usize>(
+fn rows32<F: Format32, const M: usize>(
     weights: &[u8],
     x: &By32,
     cols: usize,
     first: usize,
-    out: &mut [f32; M],
+    out: &mut [[f32; ROWS]; M],
 ) {
     let blocks = cols / 32;
-    let q: [&[[i8; 32]]; M] = rows(x.q.as_chunks().0, first, blocks);
-    let scale: [&[f32]; M] = rows(&x.scale, first, blocks);
-    let sums: [&[f32]; M] = rows(&x.sum, first, blocks);
+    let q: [&[[[i8; 4]; 8]]; M] = of_rows(x.q.as_chunks().0.as_chunks().0, first, blocks);
+    let scale: [&[f32]; M] = of_rows(&x.scale, first, blocks);
+    let sums: [&[f32]; M] = of_rows(&x.sum, first, blocks);
     let ones = _mm256_set1_epi16(1);
     let mut sum = [_mm256_setzero_ps(); M];
-    let mut offset = [0.0f32; M];
-    for (b, bytes) in weights.chunks_exact(F::BYTES).enumerate() {
+    for (b, bytes) in weights.chunks_exact(ROWS * F::BYTES).enumerate() {
+        // Its length is known to the compiler: loads at fixed places need no checks.
+        let bytes = &bytes[..ROWS * F::BYTES];
         prefetch(bytes);
-        // SAFETY: the features are enabled here; `bytes` has the length of a block.
-        let w = unsafe { F::unpack(bytes) };
-        let magnitude = if F::SIGNED { _mm256_abs_epi8(w.u) } else { w.u };
-        for m in 0..M {
-            let mut q = load_i8(&q[m][b]);
-            if F::SIGNED {
-                q = _mm256_sign_epi8(q, w.u);
+        let mut dot = [_mm256_setzero_si256(); M];
+        let q: [&[[i8; 4]; 8]; M] = at(q, b);
+        for run in 0..8 / F::RUN {
+            let mut products = [_mm256_setzero_si256(); M];
+            for i in run * F::RUN..(run + 1) * F::RUN {
+                // SAFETY: the features are enabled here.
+                let w = unsafe { F::vector(bytes, i) };
+                let magnitude = if F::SIGNED { _mm256_abs_epi8(w) } else { w };
+                for m in 0..M {
+                    let mut q = everywhere(q[m][i]);
+                    if F::SIGNED {
+                        q = _mm256_sign_epi8(q, w);
+                    }
+                    let product = _mm256_maddubs_epi16(magnitude, q);
+                    products[m] = _mm256_add_epi16(products[m], product);
+                }
             }
-            let dot = _mm256_madd_epi16(_mm256_maddubs_epi16(magnitude, q), ones);
-            let d = _mm256_set1_ps(w.scale * scale[m][b]);
-            sum[m] = _mm256_fmadd_ps(d, _mm256_cvtepi32_ps(dot), sum[m]);
+            for m in 0..M {
+                dot[m] = _mm256_add_epi32(dot[m], _mm256_madd_epi16(products[m], ones));
+            }
+        }
+        let d = halves(bytes, 0);
+        // SAFETY: the features are enabled here.
+        let minimum = unsafe { F::minimum(bytes, d) };
+        for m in 0..M {
+            let d = _mm256_mul_ps(d, _mm256_set1_ps(scale[m][b]));
+            sum[m] = _mm256_fmadd_ps(d, _mm256_cvtepi32_ps(dot[m]), sum[m]);
             if !F::SIGNED {
-                offset[m] = w.min.mul_add(sums[m][b], offset[m]);
+                sum[m] = _mm256_fmadd_ps(minimum, _mm256_set1_ps(sums[m][b]), sum[m]);
             }
         }
     }
     for m in 0..M {
-        out[m] = horizontal(sum[m]) + offset[m];
+        store(&mut out[m], sum[m]);
     }
-}
-
-/// Low nibbles are weights 0..16, high nibbles 16..32.
-#[target_feature(enable = "avx2")]
-#[inline]
-fn nibbles(b: &[u8]) -> __m256i {
-    let b: &[u8; 16] = b.try_into().expect("sixteen bytes");
-    // SAFETY: a fixed array of 16 bytes.
-    let low = unsafe { _mm_loadu_si128(b.as_ptr().cast()) };
-    let both = _mm256_set_m128i(_mm_srli_epi16::<4>(low), low);
-    _mm256_and_si256(both, _mm256_set1_epi8(15))
-}
-
-/// Sixteen in each byte whose bit of the four bytes `b` is set.
-#[target_feature(enable = "avx2")]
-#[inline]
-fn fifth_bits(b: &[u8]) -> __m256i {
-    let bits = i32::from_le_bytes(b.try_into().expect("four bytes"));
-    let spread =
-        _mm256_set_epi64x(0x0303_0303_0303_0303, 0x0202_0202_0202_0202, 0x0101_0101_0101_0101, 0);
-    let bytes = _mm256_shuffle_epi8(_mm256_set1_epi32(bits), spread);
-    let bit = _mm256_set1_epi64x(0x8040_2010_0804_0201_u64 as i64);
-    let set = _mm256_cmpeq_epi8(_mm256_and_si256(bytes, bit), bit);
-    _mm256_and_si256(set, _mm256_set1_epi8(16))
 }
 
 struct Q4_0;
 impl Format32 for Q4_0 {
     const BYTES: usize = 18;
+    const RUN: usize = 8;
+
+    #[target_feature(enable = "avx2")]
+    #[inline]
+    unsafe fn vector(b: &[u8], i: usize) -> __m256i {
+        nibble(load(b, 16 + i % 4 * 32), i / 4)
+    }
+
     #[target_feature(enable = "avx2,f16c")]
     #[inline]
-    unsafe fn unpack(b: &[u8]) -> Unpacked32 {
-        let scale = half(&b[..2]);
-        Unpacked32 { u: nibbles(&b[2..18]), scale, min: -8.0 * scale }
+    unsafe fn minimum(_: &[u8], scale: __m256) -> __m256 {
+        _mm256_mul_ps(_mm256_set1_ps(-8.0), scale)
     }
 }
 
 struct Q4_1;
 impl Format32 for Q4_1 {
     const BYTES: usize = 20;
+    const RUN: usize = 8;
+
+    #[target_feature(enable = "avx2")]
+    #[inline]
+    unsafe fn vector(b: &[u8], i: usize) -> __m256i {
+        nibble(load(b, 32 + i % 4 * 32), i / 4)
+    }
+
     #[target_feature(enable = "avx2,f16c")]
     #[inline]
-    unsafe fn unpack(b: &[u8]) -> Unpacked32 {
-        Unpacked32 { u: nibbles(&b[4..20]), scale: half(&b[..2]), min: half(&b[2..4]) }
+    unsafe fn minimum(b: &[u8], _: __m256) -> __m256 {
+        halves(b, 16)
     }
 }
 
 struct Q5_0;
 impl Format32 for Q5_0 {
     const BYTES: usize = 22;
+    const RUN: usize = 4;
+
+    #[target_feature(enable = "avx2")]
+    #[inline]
+    unsafe fn vector(b: &[u8], i: usize) -> __m256i {
+        let low = nibble(load(b, 48 + i % 4 * 32), i / 4);
+        _mm256_or_si256(low, bit_as_sixteen(load(b, 16), i))
+    }
+
     #[target_feature(enable = "avx2,f16c")]
     #[inline]
-    unsafe fn unpack(b: &[u8]) -> Unpacked32 {
-        let scale = half(&b[..2]);
-        let u = _mm256_or_si256(nibbles(&b[6..22]), fifth_bits(&b[2..6]));
-        Unpacked32 { u, scale, min: -16.0 * scale }
+    unsafe fn minimum(_: &[u8], scale: __m256) -> __m256 {
+        _mm256_mul_ps(_mm256_set1_ps(-16.0), scale)
     }
 }
 
 struct Q5_1;
 impl Format32 for Q5_1 {
     const BYTES: usize = 24;
+    const RUN: usize = 4;
+
+    #[target_feature(enable = "avx2")]
+    #[inline]
+    unsafe fn vector(b: &[u8], i: usize) -> __m256i {
+        let low = nibble(load(b, 64 + i % 4 * 32), i / 4);
+        _mm256_or_si256(low, bit_as_sixteen(load(b, 32), i))
+    }
+
     #[target_feature(enable = "avx2,f16c")]
     #[inline]
-    unsafe fn unpack(b: &[u8]) -> Unpacked32 {
-        let u = _mm256_or_si256(nibbles(&b[8..24]), fifth_bits(&b[4..8]));
-        Unpacked32 { u, scale: half(&b[..2]), min: half(&b[2..4]) }
+    unsafe fn minimum(b: &[u8], _: __m256) -> __m256 {
+        halves(b, 16)
     }
 }
 
 struct Q8_0;
 impl Format32 for Q8_0 {
     const BYTES: usize = 34;
+    const RUN: usize = 1;
     const SIGNED: bool = true;
+
+    #[target_feature(enable = "avx2")]
+    #[inline]
+    unsafe fn vector(b: &[u8], i: usize) -> __m256i {
+        load(b, 16 + 32 * i)
+    }
+
     #[target_feature(enable = "avx2,f16c")]
     #[inline]
-    unsafe fn unpack(b: &[u8]) -> Unpacked32 {
-        Unpacked32 { u: load_u8(&b[2..34]), scale: half(&b[..2]), min: 0.0 }
+    unsafe fn minimum(_: &[u8], _: __m256) -> __m256 {
+        _mm256_setzero_ps()
     }
 }
 
-// ---- loads ----
+// ---- loads and stores ----
 
 #[target_feature(enable = "avx2")]
 #[inline]
-fn load_u8(b: &[u8]) -> __m256i {
-    let b: &[u8; 32] = b.try_into().expect("32 bytes");
+fn load(b: &[u8], at: usize) -> __m256i {
+    let b: &[u8; 32] = b[at..at + 32].try_into().expect("32 bytes");
     // SAFETY: a fixed array of 32 bytes.
     unsafe { _mm256_loadu_si256(b.as_ptr().cast()) }
 }
 
+/// Eight 16-bit floats.
+#[target_feature(enable = "avx2,f16c")]
+#[inline]
+fn halves(b: &[u8], at: usize) -> __m256 {
+    let b: &[u8; 16] = b[at..at + 16].try_into().expect("16 bytes");
+    // SAFETY: a fixed array of 16 bytes.
+    _mm256_cvtph_ps(unsafe { _mm_loadu_si128(b.as_ptr().cast()) })
+}
+
+/// Four activations in every lane.
 #[target_feature(enable = "avx2")]
 #[inline]
-fn load_i8(b: &[i8]) -> __m256i {
-    let b: &[i8; 32] = b.try_into().expect("32 bytes");
-    // SAFETY: a fixed array of 32 bytes.
-    unsafe { _mm256_loadu_si256(b.as_ptr().cast()) }
+fn everywhere(q: [i8; 4]) -> __m256i {
+    _mm256_set1_epi32(i32::from_le_bytes(q.map(|q| q as u8)))
 }
 
 #[target_feature(enable = "avx2")]
 #[inline]
-fn load_i16(b: &[i16]) -> __m256i {
-    let b: &[i16; 16] = b.try_into().expect("16 words");
-    // SAFETY: a fixed array of 32 bytes.
-    unsafe { _mm256_loadu_si256(b.as_ptr().cast()) }
-}
-
-#[target_feature(enable = "f16c")]
-#[inline]
-fn half(b: &[u8]) -> f32 {
-    let bits = i32::from(u16::from_le_bytes([b[0], b[1]]));
-    _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(bits)))
-}
-
-/// The sum of the eight lanes, in a fixed order.
-#[target_feature(enable = "avx2")]
-#[inline]
-fn horizontal(v: __m256) -> f32 {
-    let four = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
-    let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
-    _mm_cvtss_f32(_mm_add_ss(two, _mm_shuffle_ps::<1>(two, two)))
+fn store(out: &mut [f32; ROWS], v: __m256) {
+    // SAFETY: a fixed array of eight.
+    unsafe { _mm256_storeu_ps(out.as_mut_ptr(), v) }
 }

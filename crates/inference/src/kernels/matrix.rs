@@ -1,5 +1,6 @@
 //! Quantised weights as they are in the file.
 
+use super::{Isa, packed, portable};
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{Device, Result, Tensor};
 
@@ -68,12 +69,14 @@ impl Kind {
     }
 }
 
-/// A matrix of quantised weights, row by row; a row is what one output value needs.
+/// A matrix of quantised weights; a row is what one output value needs.
 pub(crate) struct Matrix {
     kind: Kind,
     rows: usize,
     cols: usize,
+    /// Row after row as in the file, or [packed](super::packed) with rows added to fill a group.
     data: Vec<u8>,
+    packed: bool,
 }
 
 impl Matrix {
@@ -83,7 +86,7 @@ impl Matrix {
         let fits = cols > 0
             && cols.is_multiple_of(kind.block())
             && row_bytes.checked_mul(rows)? == data.len();
-        fits.then_some(Self { kind, rows, cols, data })
+        fits.then_some(Self { kind, rows, cols, data, packed: false })
     }
 
     /// Quantises `values` (`rows × cols`).
@@ -92,6 +95,18 @@ impl Matrix {
         let quantised = QTensor::quantize(&tensor, kind.dtype())?;
         Self::new(kind, rows, cols, quantised.data()?.into_owned())
             .ok_or_else(|| candle_core::Error::msg("a quantised tensor of an unexpected size"))
+    }
+
+    /// The same weights in the order that the kernels of `isa` read.
+    pub(crate) fn ordered_for(mut self, isa: Isa) -> Self {
+        #[cfg(target_arch = "x86_64")]
+        if isa == Isa::Avx2 && !self.packed {
+            let row_bytes = self.row_bytes();
+            self.data.resize(self.rows.next_multiple_of(packed::ROWS) * row_bytes, 0);
+            packed::pack(self.kind, row_bytes, &mut self.data);
+            self.packed = true;
+        }
+        self
     }
 
     pub(crate) fn kind(&self) -> Kind {
@@ -110,12 +125,28 @@ impl Matrix {
         self.cols / self.kind.block() * self.kind.bytes()
     }
 
-    pub(crate) fn row(&self, i: usize) -> &[u8] {
-        &self.data[i * self.row_bytes()..(i + 1) * self.row_bytes()]
+    /// Row `i` as in the file, when the matrix is not packed.
+    pub(super) fn row(&self, i: usize) -> Option<&[u8]> {
+        (!self.packed).then(|| &self.data[i * self.row_bytes()..][..self.row_bytes()])
+    }
+
+    /// The packed rows `8i … 8i + 7`, when the matrix is packed.
+    pub(super) fn group(&self, i: usize) -> Option<&[u8]> {
+        let bytes = packed::ROWS * self.row_bytes();
+        self.packed.then(|| &self.data[i * bytes..][..bytes])
     }
 
     /// Writes the weights of row `i` to `out`; used for token embeddings, which stay quantised.
     pub(crate) fn dequantise_row(&self, i: usize, out: &mut [f32]) {
-        super::portable::dequantise(self.kind, self.row(i), out);
+        let kind = self.kind;
+        if let Some(row) = self.row(i) {
+            return portable::dequantise(kind, row, out);
+        }
+        let group = self.group(i / packed::ROWS).expect("not by rows, so packed");
+        let mut block = vec![0; kind.bytes()];
+        for (b, out) in out.chunks_exact_mut(kind.block()).enumerate() {
+            packed::unpack(kind, group, b, i % packed::ROWS, &mut block);
+            portable::dequantise(kind, &block, out);
+        }
     }
 }

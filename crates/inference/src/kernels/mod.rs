@@ -13,6 +13,7 @@ mod attention;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 mod matrix;
+mod packed;
 mod portable;
 mod quantise;
 
@@ -50,6 +51,15 @@ impl Isa {
         Self::Portable
     }
 
+    /// Columns of the product that a kernel gives at a time.
+    fn columns(self) -> usize {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => packed::ROWS,
+            Self::Portable => 1,
+        }
+    }
+
     /// For people.
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -61,10 +71,14 @@ impl Isa {
     }
 }
 
-/// Rows of activations that share one unpacking of the weights.
+/// Most rows of activations that share one unpacking of the weights.
 const TILE: usize = 8;
+/// Weights of a task: little enough to balance and to stay in a second-level cache while tile after
+/// tile of activations is multiplied with them, enough to hide the hand-over.
+const TASK_BYTES: usize = 65_536;
 
 /// `out[m][n] = Σ_k x[m][k] · w[n][k]` for the first `n` rows of `w`; `out` has `x.rows() · n` values.
+/// `w` is in the order for `isa`.
 ///
 /// `scratch` is reused between calls.
 pub(crate) fn matmul(
@@ -77,42 +91,52 @@ pub(crate) fn matmul(
 ) {
     let m = x.rows();
     assert!(n <= w.rows() && w.cols() == x.cols() && out.len() == m * n);
-    if m == 1 {
+    // Each task computes all rows of some columns, and the kernels give a few columns of a row at a
+    // time: `columns` of them, and the values lie as `n/columns × m × columns` until all are there.
+    let columns = isa.columns();
+    if m == 1 && n.is_multiple_of(columns) {
         product(isa, w, x, out);
         return;
     }
-    // Each task writes all rows of some columns: contiguous only when transposed.
-    scratch.resize(m * n, 0.0);
+    scratch.resize(m * n.next_multiple_of(columns), 0.0);
     product(isa, w, x, scratch);
-    let transposed: &[f32] = scratch;
+    let parts: &[f32] = scratch;
     out.par_chunks_mut(n).enumerate().for_each(|(row, out)| {
-        for (value, column) in out.iter_mut().zip(transposed.chunks_exact(m)) {
-            *value = column[row];
+        for (out, all) in out.chunks_mut(columns).zip(parts.chunks_exact(m * columns)) {
+            out.copy_from_slice(&all[row * columns..][..out.len()]);
         }
     });
 }
 
-/// As [`matmul`], with `out[n][m]`.
+/// As [`matmul`], with `out[n / columns][m][columns]`.
 fn product(isa: Isa, w: &Matrix, x: &Activations, out: &mut [f32]) {
-    let m = x.rows();
-    // About 64 kB of weights a task: small enough to balance, large enough to hide the hand-over.
-    let columns = (65_536 / w.row_bytes()).clamp(1, 64);
-    out.par_chunks_mut(columns * m).enumerate().for_each(|(task, out)| {
-        for (i, out) in out.chunks_exact_mut(m).enumerate() {
-            let weights = w.row(task * columns + i);
-            for (tile, out) in out.chunks_mut(TILE).enumerate() {
-                row_tile(isa, w.kind(), weights, x, tile * TILE, out);
+    let (m, columns) = (x.rows(), isa.columns());
+    let groups = (TASK_BYTES / (columns * w.row_bytes())).clamp(1, 64);
+    // Tiles as even as can be: a last tile of one row would unpack all weights for itself alone.
+    let tile = m.div_ceil(m.div_ceil(TILE));
+    out.par_chunks_mut(groups * columns * m).enumerate().for_each(|(task, out)| {
+        for first in (0..m).step_by(tile) {
+            for (i, out) in out.chunks_exact_mut(columns * m).enumerate() {
+                let last = (first + tile).min(m);
+                let out = &mut out[first * columns..last * columns];
+                one_tile(isa, w, task * groups + i, x, first, out);
             }
         }
     });
 }
 
-/// One row of weights times `out.len()` (at most [`TILE`]) rows of activations from `first` on.
-fn row_tile(isa: Isa, kind: Kind, weights: &[u8], x: &Activations, first: usize, out: &mut [f32]) {
+/// The `group`-th few columns for at most [`TILE`] rows of activations from `first` on.
+fn one_tile(isa: Isa, w: &Matrix, group: usize, x: &Activations, first: usize, out: &mut [f32]) {
     match isa {
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 => avx2::row_tile(kind, weights, x, first, out),
-        Isa::Portable => portable::row_tile(kind, weights, x, first, out),
+        Isa::Avx2 => {
+            let weights = w.group(group).expect("ordered for AVX2");
+            avx2::tile(w.kind(), weights, x, first, out);
+        }
+        Isa::Portable => {
+            let weights = w.row(group).expect("ordered for plain code");
+            portable::row_tile(w.kind(), weights, x, first, out);
+        }
     }
 }
 
@@ -144,14 +168,18 @@ mod tests {
         let w = noise(n * k, 1);
         let x = noise(m * k, 2);
         for kind in Kind::ALL {
-            let matrix = Matrix::quantise(*kind, n, k, &w).unwrap();
+            let plain = Matrix::quantise(*kind, n, k, &w).unwrap();
             let activations = Activations::new(x.clone(), k);
             for isa in isas() {
+                let matrix = Matrix::quantise(*kind, n, k, &w).unwrap().ordered_for(isa);
                 let mut out = vec![0.0; m * n];
                 matmul(isa, &matrix, n, &activations, &mut out, &mut Vec::new());
                 let mut row = vec![0.0; k];
                 for j in 0..n {
-                    matrix.dequantise_row(j, &mut row);
+                    plain.dequantise_row(j, &mut row);
+                    let mut packed = vec![0.0; k];
+                    matrix.dequantise_row(j, &mut packed);
+                    assert_eq!(packed, row);
                     for i in 0..m {
                         let exact: f64 = row
                             .iter()
@@ -173,8 +201,8 @@ mod tests {
         let w = noise(n * k, 3);
         let x = noise(19 * k, 4);
         for kind in Kind::ALL {
-            let matrix = Matrix::quantise(*kind, n, k, &w).unwrap();
             for isa in isas() {
+                let matrix = Matrix::quantise(*kind, n, k, &w).unwrap().ordered_for(isa);
                 let mut whole = vec![0.0; 19 * n];
                 let all = Activations::new(x.clone(), k);
                 matmul(isa, &matrix, n, &all, &mut whole, &mut Vec::new());

@@ -43,15 +43,13 @@ pub(super) fn row_tile(kind: Kind, weights: &[u8], x: &Activations, first: usize
             let w = unpack256(kind, bytes);
             for (i, out) in out.iter_mut().enumerate() {
                 let at = (first + i) * blocks + b;
-                let (q, sums) = (&x.q[at * 256..][..256], &x.sums[at * 16..][..16]);
+                let (q, sums) = (&x.q[at * 256..][..256], &x.sums16[at * 16..][..16]);
                 let (mut dot, mut offset) = (0i32, 0i32);
                 for (j, (w16, q16)) in w.u.chunks_exact(16).zip(q.chunks_exact(16)).enumerate() {
                     let part: i32 =
                         w16.iter().zip(q16).map(|(w, q)| i32::from(*w) * i32::from(*q)).sum();
                     dot += i32::from(w.scales[j]) * part;
-                    // Even sixteens first, then the odd ones.
-                    let sum = sums[j / 2 + 8 * (j % 2)];
-                    offset += i32::from(w.offsets[j]) * i32::from(sum);
+                    offset += i32::from(w.offsets[j]) * i32::from(sums[j]);
                 }
                 *out += x.scale[at] * (w.d * dot as f32 + w.c * offset as f32);
             }
@@ -108,8 +106,7 @@ fn unpack32(kind: Kind, b: &[u8]) -> Block32 {
 }
 
 /// Eight 6-bit scales, then eight 6-bit minima, of 12 bytes; little-endian words of one byte each.
-#[inline(always)]
-pub(super) fn scales_and_mins(b: &[u8]) -> [u32; 4] {
+fn scales_and_mins(b: &[u8]) -> [u32; 4] {
     let word = |i: usize| u32::from_le_bytes([b[i], b[i + 1], b[i + 2], b[i + 3]]);
     let (a, m, h) = (word(0), word(4), word(8));
     [

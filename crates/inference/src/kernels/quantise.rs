@@ -28,9 +28,10 @@ pub(crate) struct By256 {
     pub q: Vec<i8>,
     /// `rows × cols/256`.
     pub scale: Vec<f32>,
-    /// `rows × cols/16`: Σ q of each sixteen; in each block the eight even ones first, then the odd
-    /// ones, as the AVX2 kernel wants them.
-    pub sums: Vec<i16>,
+    /// `rows × cols/16`: Σ q of each sixteen.
+    pub sums16: Vec<i16>,
+    /// `rows × cols/32`: Σ q of each 32.
+    pub sums32: Vec<i16>,
 }
 
 impl Activations {
@@ -72,14 +73,13 @@ impl Activations {
         self.by256.get_or_init(|| {
             let mut q = vec![0; self.values.len()];
             let mut scale = Vec::with_capacity(self.values.len() / 256);
-            let mut sums = Vec::with_capacity(self.values.len() / 16);
             for (x, q) in self.values.chunks_exact(256).zip(q.chunks_exact_mut(256)) {
                 scale.push(quantise(x, q));
-                let sum = |i: usize| q[i * 16..][..16].iter().map(|&q| i16::from(q)).sum::<i16>();
-                sums.extend((0..8).map(|i| sum(2 * i)));
-                sums.extend((0..8).map(|i| sum(2 * i + 1)));
             }
-            By256 { q, scale, sums }
+            let sum = |q: &[i8]| q.iter().map(|&q| i16::from(q)).sum::<i16>();
+            let sums16: Vec<i16> = q.chunks_exact(16).map(sum).collect();
+            let sums32 = sums16.chunks_exact(2).map(|s| s[0] + s[1]).collect();
+            By256 { q, scale, sums16, sums32 }
         })
     }
 }

@@ -1,0 +1,139 @@
+//! The order of weights that the AVX2 kernels read.
+//!
+//! Eight rows lie side by side: block `b` of rows `8i … 8i + 7` becomes one *group* of eight blocks,
+//! in which every field of the block's format is taken from the eight rows in turn, element by
+//! element. An element is a 16-bit float, or the four bytes that hold four neighbouring weights: so
+//! 32 bytes of a group are four neighbouring weights of each of eight rows, and a lane of a register
+//! is a row. Sums then stay in their lanes: nothing is added across a register, scales and
+//! conversions serve eight rows at once, and products of 4- to 6-bit weights can be added in 16 bits.
+//!
+//! A group has the size of its blocks, so packing is in place and costs no memory.
+
+use super::Kind;
+use rayon::prelude::*;
+
+/// Rows of a group.
+pub(super) const ROWS: usize = 8;
+
+/// A field of a block: where it begins, its bytes, and the bytes of an element.
+struct Field {
+    at: usize,
+    len: usize,
+    element: usize,
+    /// 32 single bits, of which bit `i` belongs to weight `i`.
+    bits: bool,
+}
+
+const fn halves(at: usize, len: usize) -> Field {
+    Field { at, len, element: 2, bits: false }
+}
+
+const fn words(at: usize, len: usize) -> Field {
+    Field { at, len, element: 4, bits: false }
+}
+
+const fn bits(at: usize) -> Field {
+    Field { at, len: 4, element: 4, bits: true }
+}
+
+/// The fields of a block, in the order of its bytes.
+fn fields(kind: Kind) -> &'static [Field] {
+    match kind {
+        Kind::Q4_0 => const { &[halves(0, 2), words(2, 16)] },
+        Kind::Q4_1 => const { &[halves(0, 2), halves(2, 2), words(4, 16)] },
+        Kind::Q5_0 => const { &[halves(0, 2), bits(2), words(6, 16)] },
+        Kind::Q5_1 => const { &[halves(0, 2), halves(2, 2), bits(4), words(8, 16)] },
+        Kind::Q8_0 => const { &[halves(0, 2), words(2, 32)] },
+        Kind::Q4K => const { &[halves(0, 2), halves(2, 2), words(4, 12), words(16, 128)] },
+        Kind::Q5K => {
+            const { &[halves(0, 2), halves(2, 2), words(4, 12), words(16, 32), words(48, 128)] }
+        }
+        Kind::Q6K => const { &[words(0, 128), words(128, 64), words(192, 16), halves(208, 2)] },
+    }
+}
+
+/// Packs whole groups of rows of `row_bytes` each, in place.
+pub(super) fn pack(kind: Kind, row_bytes: usize, data: &mut [u8]) {
+    let (fields, bytes) = (fields(kind), kind.bytes());
+    let group = |scratch: &mut Vec<u8>, group: &mut [u8]| {
+        scratch.clear();
+        scratch.extend_from_slice(group);
+        for (b, group) in group.chunks_exact_mut(ROWS * bytes).enumerate() {
+            for (r, row) in scratch.chunks_exact(row_bytes).enumerate() {
+                let block = &row[b * bytes..][..bytes];
+                for f in fields {
+                    let to = &mut group[ROWS * f.at..][..ROWS * f.len];
+                    for (e, from) in block[f.at..][..f.len].chunks_exact(f.element).enumerate() {
+                        let to = &mut to[(e * ROWS + r) * f.element..][..f.element];
+                        if f.bits {
+                            to.copy_from_slice(&by_weight_in_four(from));
+                        } else {
+                            to.copy_from_slice(from);
+                        }
+                    }
+                }
+            }
+        }
+    };
+    data.par_chunks_mut(ROWS * row_bytes).for_each_init(Vec::new, group);
+}
+
+/// Block `b` of row `r` (0 … 7) of a packed group of rows, as it was before.
+pub(super) fn unpack(kind: Kind, group: &[u8], b: usize, r: usize, block: &mut [u8]) {
+    let group = &group[b * ROWS * kind.bytes()..][..ROWS * kind.bytes()];
+    for f in fields(kind) {
+        let from = &group[ROWS * f.at..][..ROWS * f.len];
+        for (e, to) in block[f.at..][..f.len].chunks_exact_mut(f.element).enumerate() {
+            let from = &from[(e * ROWS + r) * f.element..][..f.element];
+            if f.bits {
+                to.copy_from_slice(&by_weight(from));
+            } else {
+                to.copy_from_slice(from);
+            }
+        }
+    }
+}
+
+/// Bit `i` of 32 goes to bit `i / 4` of byte `i % 4`: a register of four weights each of eight rows
+/// then needs one shift and one mask.
+fn by_weight_in_four(bits: &[u8]) -> [u8; 4] {
+    let mut bytes = [0; 4];
+    for i in 0..32 {
+        bytes[i % 4] |= (bits[i / 8] >> (i % 8) & 1) << (i / 4);
+    }
+    bytes
+}
+
+/// The way back.
+fn by_weight(bytes: &[u8]) -> [u8; 4] {
+    let mut bits = [0; 4];
+    for i in 0..32 {
+        bits[i / 8] |= (bytes[i % 4] >> (i / 4) & 1) << (i % 8);
+    }
+    bits
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unpacking_gives_back_every_block() {
+        for &kind in Kind::ALL {
+            let (blocks, bytes) = (3, kind.bytes());
+            let rows: Vec<u8> =
+                (0..2 * ROWS * blocks * bytes).map(|i| (i * i / 7 + i) as u8).collect();
+            let mut packed = rows.clone();
+            pack(kind, blocks * bytes, &mut packed);
+            assert_ne!(packed, rows);
+            let mut block = vec![0; bytes];
+            for (row, right) in rows.chunks_exact(blocks * bytes).enumerate() {
+                let group = &packed[row / ROWS * ROWS * blocks * bytes..];
+                for (b, right) in right.chunks_exact(bytes).enumerate() {
+                    unpack(kind, group, b, row % ROWS, &mut block);
+                    assert_eq!(block, right, "{kind:?} row {row} block {b}");
+                }
+            }
+        }
+    }
+}
