@@ -132,12 +132,12 @@ fn rows256<F: Format256, const M: usize>(
             }
         }
         let mut offset = [_mm256_setzero_si256(); M];
+        let sums: [&[[i16; 2]]; M] = slices(sums, b * pairs, pairs);
         for pair in 0..pairs {
             // SAFETY: the features are enabled here.
             let offsets = unsafe { F::pair(h.offsets[pair / 2], 2 * pair, 2 * pair + 1) };
             for m in 0..M {
-                let [i, j] = sums[m][b * pairs + pair];
-                let both = _mm256_set1_epi32(i32::from(i) & 0xffff | i32::from(j) << 16);
+                let both = pair_everywhere(sums[m][pair]);
                 offset[m] = _mm256_add_epi32(offset[m], _mm256_madd_epi16(both, offsets));
             }
         }
@@ -163,6 +163,12 @@ fn of_rows<T, const M: usize>(all: &[T], first: usize, blocks: usize) -> [&[T]; 
 #[inline]
 fn at<'a, T, const M: usize>(rows: [&'a [T]; M], b: usize) -> [&'a T; M] {
     std::array::from_fn(|m| &rows[m][b])
+}
+
+/// Values `from … from + len` of each row.
+#[inline]
+fn slices<T, const M: usize>(rows: [&[T]; M], from: usize, len: usize) -> [&[T]; M] {
+    std::array::from_fn(|m| &rows[m][from..][..len])
 }
 
 /// Asks for the weights that come after `group`: the hardware's own prefetch stops at the end of a
@@ -516,6 +522,15 @@ fn halves(b: &[u8], at: usize) -> __m256 {
 #[inline]
 fn everywhere(q: [i8; 4]) -> __m256i {
     _mm256_set1_epi32(i32::from_le_bytes(q.map(|q| q as u8)))
+}
+
+/// Two 16-bit numbers in every lane.
+#[target_feature(enable = "avx2")]
+#[inline]
+fn pair_everywhere(pair: [i16; 2]) -> __m256i {
+    // SAFETY: a fixed array of four bytes.
+    let bits = unsafe { pair.as_ptr().cast::<i32>().read_unaligned() };
+    _mm256_set1_epi32(bits)
 }
 
 #[target_feature(enable = "avx2")]

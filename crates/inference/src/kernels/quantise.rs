@@ -86,7 +86,14 @@ impl Activations {
 
 /// Rounds `x` to `q` in −127..=127 and returns the scale.
 fn quantise(x: &[f32], q: &mut [i8]) -> f32 {
-    let max = x.iter().fold(0.0f32, |max, x| max.max(x.abs()));
+    // Eight maxima next to each other, so that the compiler can use vector instructions.
+    let mut lanes = [0.0f32; 8];
+    for eight in x.as_chunks::<8>().0 {
+        for (max, x) in lanes.iter_mut().zip(eight) {
+            *max = if x.abs() > *max { x.abs() } else { *max };
+        }
+    }
+    let max = lanes.iter().fold(0.0f32, |max, x| max.max(*x));
     let scale = max / 127.0;
     let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
     for (x, q) in x.iter().zip(q) {
