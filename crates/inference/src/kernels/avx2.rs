@@ -132,12 +132,11 @@ fn rows256<F: Format256, const M: usize>(
             }
         }
         let mut offset = [_mm256_setzero_si256(); M];
-        let sums: [&[[i16; 2]]; M] = slices(sums, b * pairs, pairs);
         for pair in 0..pairs {
             // SAFETY: the features are enabled here.
             let offsets = unsafe { F::pair(h.offsets[pair / 2], 2 * pair, 2 * pair + 1) };
             for m in 0..M {
-                let both = pair_everywhere(sums[m][pair]);
+                let both = pair_everywhere(sums[m][b * pairs + pair]);
                 offset[m] = _mm256_add_epi32(offset[m], _mm256_madd_epi16(both, offsets));
             }
         }
@@ -161,14 +160,8 @@ fn of_rows<T, const M: usize>(all: &[T], first: usize, blocks: usize) -> [&[T]; 
 
 /// Value `b` of each row.
 #[inline]
-fn at<'a, T, const M: usize>(rows: [&'a [T]; M], b: usize) -> [&'a T; M] {
+fn at<T, const M: usize>(rows: [&[T]; M], b: usize) -> [&T; M] {
     std::array::from_fn(|m| &rows[m][b])
-}
-
-/// Values `from … from + len` of each row.
-#[inline]
-fn slices<T, const M: usize>(rows: [&[T]; M], from: usize, len: usize) -> [&[T]; M] {
-    std::array::from_fn(|m| &rows[m][from..][..len])
 }
 
 /// Asks for the weights that come after `group`: the hardware's own prefetch stops at the end of a
