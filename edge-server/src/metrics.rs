@@ -117,3 +117,32 @@ impl Default for Metrics {
         Self::new()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    /// Every name that begins with `tandem_edge_` in a text.
+    fn names(text: &str) -> BTreeSet<&str> {
+        let name = |(at, _)| {
+            let rest: &str = &text[at..];
+            &rest[..rest.find(|c: char| c != '_' && !c.is_alphanumeric()).unwrap_or(rest.len())]
+        };
+        text.match_indices("tandem_edge_").map(name).collect()
+    }
+
+    #[test]
+    fn the_dashboard_asks_for_figures_that_exist() {
+        let metrics = Metrics::new();
+        metrics.error(tandem_protocol::ErrorCode::Busy);
+        let text = metrics.text();
+        let told = names(&text);
+        let dashboard = include_str!("../../deploy/grafana.json");
+        serde_json::from_str::<serde_json::Value>(dashboard).expect("the dashboard is JSON");
+        let asked = names(dashboard);
+        assert!(asked.len() > 10, "{asked:?}");
+        let missing: Vec<_> = asked.difference(&told).collect();
+        assert!(missing.is_empty(), "{missing:?} of {told:?}");
+    }
+}

@@ -2,10 +2,9 @@
 
 use crate::cache::{KvCache, Layers};
 use crate::gguf::{Gguf, Shape};
-use crate::kernels::{Activations, Attention, Isa, Matrix, attend, matmul};
+use crate::kernels::{Activations, Attention, Isa, Matrix, attend, matmul, silu_times};
 use crate::model::{Part, passes};
 use crate::{Error, Logits, Segment};
-use rayon::prelude::*;
 
 /// Weights of a model, in the file's own quantisation.
 pub(crate) struct CpuModel {
@@ -179,7 +178,7 @@ impl CpuModel {
             let normed = Activations::new(self.norm(&x, &layer.feed_forward_norm), width);
             let mut gate = layer.gate.forward(self.isa, &normed, scratch);
             let up = layer.up.forward(self.isa, &normed, scratch);
-            silu_times(&mut gate, &up);
+            silu_times(self.isa, &mut gate, &up);
             let hidden = Activations::new(gate, shape.feed_forward);
             add(&mut x, &layer.down.forward(self.isa, &hidden, scratch));
         }
@@ -287,14 +286,4 @@ fn add(x: &mut [f32], y: &[f32]) {
     for (x, y) in x.iter_mut().zip(y) {
         *x += y;
     }
-}
-
-/// `gate = silu(gate) · up`.
-fn silu_times(gate: &mut [f32], up: &[f32]) {
-    const CHUNK: usize = 2048;
-    gate.par_chunks_mut(CHUNK).zip(up.par_chunks(CHUNK)).for_each(|(gate, up)| {
-        for (g, u) in gate.iter_mut().zip(up) {
-            *g = *g / (1.0 + (-*g).exp()) * u;
-        }
-    });
 }

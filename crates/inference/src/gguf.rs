@@ -8,7 +8,7 @@ use candle_core::quantized::{GgmlDType, QTensor};
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{BufReader, Read, Seek, SeekFrom};
+use std::io::{BufReader, ErrorKind, Read, Seek, SeekFrom};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
@@ -380,11 +380,13 @@ impl Gguf {
             return Err(self.damaged(name, "the file ends before it does"));
         }
         let mut file = self.file.borrow_mut();
-        // `take` into an empty vector reads without filling the memory with zeros first.
-        let mut data = Vec::with_capacity(bytes);
-        file.seek(SeekFrom::Start(start))
-            .and_then(|_| (&*file).take(bytes as u64).read_to_end(&mut data))
-            .map_err(|source| Error::Read { path: self.path.clone(), source })?;
-        Matrix::new(kind, rows, cols, data).ok_or_else(|| self.damaged(name, "it is cut off"))
+        Matrix::new(kind, rows, cols, |data| {
+            file.seek(SeekFrom::Start(start))?;
+            file.read_exact(data)
+        })
+        .map_err(|source| match source.kind() {
+            ErrorKind::UnexpectedEof => self.damaged(name, "it is cut off"),
+            _ => Error::Read { path: self.path.clone(), source },
+        })
     }
 }

@@ -125,6 +125,7 @@ impl Store {
                 failed(format!("its folder cannot be made ({e}); check who may write there"))
             })?;
         }
+        keep_private(path);
         let options = SqliteConnectOptions::new()
             .filename(path)
             .create_if_missing(true)
@@ -159,6 +160,26 @@ impl Store {
     pub async fn close(&self) {
         self.pool.close().await;
     }
+}
+
+/// Makes the file its owner's alone, before SQLite writes to it: conversations are nobody else's
+/// business. SQLite gives its log the same rights. What fails here is told when the file is opened.
+fn keep_private(path: &Path) {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+        let mut options = std::fs::OpenOptions::new();
+        // A file that is there is not opened: closing it would take away the locks that SQLite holds
+        // on it in this process.
+        if options.write(true).create_new(true).mode(0o600).open(path).is_err()
+            && std::fs::metadata(path)
+                .is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o077 != 0)
+        {
+            let _ = std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600));
+        }
+    }
+    #[cfg(not(unix))]
+    let _ = path;
 }
 
 fn found(rows: u64, what: &'static str) -> Result<(), StoreError> {

@@ -69,6 +69,23 @@ async fn found_in(store: &Store, query: &str) -> Vec<Option<i64>> {
     store.search(query, 50).await.unwrap().into_iter().map(|h| h.message_id).collect()
 }
 
+#[cfg(unix)]
+#[tokio::test]
+async fn conversations_are_for_their_owner_alone() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("tandem.db");
+    // As an earlier version left it.
+    std::fs::write(&path, []).unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
+    let store = Store::open(&path).await.unwrap();
+    store.create_conversation("private").await.unwrap();
+    for name in ["tandem.db", "tandem.db-wal", "tandem.db-shm"] {
+        let mode = std::fs::metadata(folder.path().join(name)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "{name}");
+    }
+}
+
 #[tokio::test]
 async fn a_file_of_the_first_version_becomes_one_branch() {
     let folder = tempfile::tempdir().unwrap();

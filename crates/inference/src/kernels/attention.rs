@@ -212,7 +212,7 @@ fn sum([a, b, c, d, e, f, g, h]: [f32; 8]) -> f32 {
 /// `e^x` for x ≤ 0, within 2 units of the last place; 0 below −87. Straight arithmetic, so that eight
 /// of them are one sequence of vector instructions (after Cephes' `expf`).
 #[inline(always)]
-fn exp(x: f32) -> f32 {
+pub(super) fn exp(x: f32) -> f32 {
     // Adding this moves the whole number into the low bits of the significand.
     const SHIFT: f32 = 12_582_912.0;
     let small = x < -87.0;

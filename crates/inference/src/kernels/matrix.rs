@@ -1,8 +1,10 @@
 //! Quantised weights as they are in the file.
 
+use super::memory::Bytes;
 use super::{Isa, packed, portable};
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{Device, Result, Tensor};
+use std::io;
 
 /// The block formats that have a kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,35 +77,48 @@ pub(crate) struct Matrix {
     rows: usize,
     cols: usize,
     /// Row after row as in the file, or [packed](super::packed) with rows added to fill a group.
-    data: Vec<u8>,
+    data: Bytes,
     packed: bool,
 }
 
 impl Matrix {
-    /// `data` holds `rows` rows of `cols / block` blocks. `None` when the sizes do not fit.
-    pub(crate) fn new(kind: Kind, rows: usize, cols: usize, data: Vec<u8>) -> Option<Self> {
-        let row_bytes = (cols / kind.block()).checked_mul(kind.bytes())?;
-        let fits = cols > 0
-            && cols.is_multiple_of(kind.block())
-            && row_bytes.checked_mul(rows)? == data.len();
-        fits.then_some(Self { kind, rows, cols, data, packed: false })
+    /// `fill` writes `rows` rows of `cols / block` blocks.
+    ///
+    /// # Errors
+    /// If there is no memory, or `fill` fails.
+    ///
+    /// # Panics
+    /// If `cols` is no whole number of blocks.
+    pub(crate) fn new(
+        kind: Kind,
+        rows: usize,
+        cols: usize,
+        fill: impl FnOnce(&mut [u8]) -> io::Result<()>,
+    ) -> io::Result<Self> {
+        assert!(cols.is_multiple_of(kind.block()), "{cols} columns of {kind:?}");
+        let row_bytes = cols / kind.block() * kind.bytes();
+        // With room for whole groups.
+        let mut data = Bytes::zeroed(rows.next_multiple_of(packed::ROWS) * row_bytes)?;
+        fill(&mut data[..rows * row_bytes])?;
+        Ok(Self { kind, rows, cols, data, packed: false })
     }
 
     /// Quantises `values` (`rows × cols`).
     pub(crate) fn quantise(kind: Kind, rows: usize, cols: usize, values: &[f32]) -> Result<Self> {
         let tensor = Tensor::from_slice(values, (rows, cols), &Device::Cpu)?;
         let quantised = QTensor::quantize(&tensor, kind.dtype())?;
-        Self::new(kind, rows, cols, quantised.data()?.into_owned())
-            .ok_or_else(|| candle_core::Error::msg("a quantised tensor of an unexpected size"))
+        let data = quantised.data()?;
+        Ok(Self::new(kind, rows, cols, |bytes| {
+            bytes.copy_from_slice(&data);
+            Ok(())
+        })?)
     }
 
     /// The same weights in the order that the kernels of `isa` read.
     pub(crate) fn ordered_for(mut self, isa: Isa) -> Self {
         #[cfg(target_arch = "x86_64")]
         if isa == Isa::Avx2 && !self.packed {
-            let row_bytes = self.row_bytes();
-            self.data.resize(self.rows.next_multiple_of(packed::ROWS) * row_bytes, 0);
-            packed::pack(self.kind, row_bytes, &mut self.data);
+            packed::pack(self.kind, self.row_bytes(), &mut self.data);
             self.packed = true;
         }
         self

@@ -13,13 +13,16 @@ mod attention;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 mod matrix;
+mod memory;
 mod packed;
 mod portable;
 mod quantise;
+mod silu;
 
 pub(crate) use attention::{Attention, attend};
 pub(crate) use matrix::{Kind, Matrix};
 pub(crate) use quantise::Activations;
+pub(crate) use silu::silu_times;
 
 use rayon::prelude::*;
 

@@ -1,0 +1,54 @@
+//! The gate of the feed-forward layers, written once and compiled twice, as attention is.
+#![allow(unsafe_code)] // Only to call a function compiled for AVX2 after the machine was found to have it.
+
+use super::Isa;
+use super::attention::exp;
+use rayon::prelude::*;
+
+/// `gate = silu(gate) · up`, where `silu(x) = x / (1 + e^−x)`.
+pub(crate) fn silu_times(isa: Isa, gate: &mut [f32], up: &[f32]) {
+    const CHUNK: usize = 2048;
+    gate.par_chunks_mut(CHUNK).zip(up.par_chunks(CHUNK)).for_each(|(gate, up)| match isa {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: `Isa::Avx2` exists only on a machine with AVX2 and FMA.
+        Isa::Avx2 => unsafe { chunk_avx2(gate, up) },
+        Isa::Portable => chunk(gate, up),
+    });
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+fn chunk_avx2(gate: &mut [f32], up: &[f32]) {
+    chunk(gate, up);
+}
+
+#[inline(always)]
+fn chunk(gate: &mut [f32], up: &[f32]) {
+    for (g, u) in gate.iter_mut().zip(up) {
+        // e^−|x| never overflows, and serves both signs.
+        let e = exp(-g.abs());
+        let numerator = if *g < 0.0 { e } else { 1.0 };
+        *g = *g * (numerator / (1.0 + e)) * u;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn is_the_formula_everywhere() {
+        let x: Vec<f32> = (-20_000..20_000).map(|i| i as f32 / 150.0).collect();
+        let up: Vec<f32> = x.iter().map(|x| 0.5 + x.abs()).collect();
+        let mut portable = x.clone();
+        silu_times(Isa::Portable, &mut portable, &up);
+        for ((x, up), got) in x.iter().zip(&up).zip(&portable) {
+            let right = f64::from(*x) / (1.0 + (-f64::from(*x)).exp()) * f64::from(*up);
+            let error = (f64::from(*got) - right).abs();
+            assert!(error <= right.abs() * 1e-6 + 1e-30, "{x}: {got} for {right}");
+        }
+        let mut here = x;
+        silu_times(Isa::detect(), &mut here, &up);
+        assert_eq!(here, portable);
+    }
+}
