@@ -19,9 +19,11 @@ pub struct Axes<'a> {
     pub steps: bool,
 }
 
-const SIZE: (u32, u32) = (760, 400);
+const SIZE: (u32, u32) = (900, 400);
+/// Width of the plot; the names of the lines stand beside it.
+const PLOT: u32 = 690;
 /// Told apart by people who see few colours too (Okabe and Ito), and the black for the peer.
-const COLOURS: [RGBColor; 8] = [
+const COLOURS: [RGBColor; 9] = [
     RGBColor(0, 0, 0),
     RGBColor(213, 94, 0),
     RGBColor(0, 114, 178),
@@ -30,6 +32,7 @@ const COLOURS: [RGBColor; 8] = [
     RGBColor(230, 159, 0),
     RGBColor(86, 180, 233),
     RGBColor(120, 120, 120),
+    RGBColor(190, 175, 20),
 ];
 
 /// Writes the chart; a line at 1 stands where that is in sight.
@@ -45,7 +48,8 @@ pub fn draw(file: &Path, axes: &Axes<'_>, lines: &[Line]) -> Result<()> {
     let top = lines.iter().flat_map(|l| &l.points).map(|p| p.1).fold(0.0, f64::max) * 1.08;
     let root = SVGBackend::new(file, SIZE).into_drawing_area();
     root.fill(&WHITE)?;
-    let mut chart = ChartBuilder::on(&root)
+    let (plot, names) = root.split_horizontally(PLOT);
+    let mut chart = ChartBuilder::on(&plot)
         .caption(axes.title, ("sans-serif", 17))
         .margin(12)
         .margin_right(20)
@@ -72,21 +76,14 @@ pub fn draw(file: &Path, axes: &Axes<'_>, lines: &[Line]) -> Result<()> {
         let one = [(0.0, 1.0), (right, 1.0)];
         chart.draw_series(LineSeries::new(one, BLACK.mix(0.35)))?;
     }
-    for (line, colour) in lines.iter().zip(COLOURS.iter().cycle()) {
+    for (i, (line, colour)) in lines.iter().zip(COLOURS.iter().cycle()).enumerate() {
         let points: Vec<_> = line.points.iter().map(|p| (place(p.0), p.1)).collect();
-        let colour = *colour;
-        chart
-            .draw_series(LineSeries::new(points, colour.stroke_width(2)).point_size(3))?
-            .label(&line.name)
-            .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], colour.stroke_width(2)));
+        let style = colour.stroke_width(2);
+        chart.draw_series(LineSeries::new(points, style).point_size(3))?;
+        let y = 48 + 22 * i as i32;
+        names.draw(&PathElement::new([(0, y), (20, y)], style))?;
+        names.draw(&Text::new(line.name.as_str(), (26, y - 6), ("sans-serif", 13)))?;
     }
-    chart
-        .configure_series_labels()
-        .position(SeriesLabelPosition::UpperRight)
-        .background_style(WHITE.mix(0.85))
-        .border_style(BLACK.mix(0.2))
-        .label_font(("sans-serif", 13))
-        .draw()?;
     root.present()?;
     Ok(())
 }
