@@ -62,20 +62,27 @@ pub(super) fn pack(kind: Kind, row_bytes: usize, data: &mut [u8]) {
             for (r, row) in scratch.chunks_exact(row_bytes).enumerate() {
                 let block = &row[b * bytes..][..bytes];
                 for f in fields {
+                    let from = &block[f.at..][..f.len];
                     let to = &mut group[ROWS * f.at..][..ROWS * f.len];
-                    for (e, from) in block[f.at..][..f.len].chunks_exact(f.element).enumerate() {
-                        let to = &mut to[(e * ROWS + r) * f.element..][..f.element];
-                        if f.bits {
-                            to.copy_from_slice(&by_weight_in_four(from));
-                        } else {
-                            to.copy_from_slice(from);
-                        }
+                    match f.element {
+                        2 => spread::<2>(from, to, r),
+                        _ if f.bits => spread::<4>(&by_weight_in_four(from), to, r),
+                        _ => spread::<4>(from, to, r),
                     }
                 }
             }
         }
     };
     data.par_chunks_mut(ROWS * row_bytes).for_each_init(Vec::new, group);
+}
+
+/// Writes the elements of row `r` to their places. Their size is known to the compiler: a model has
+/// hundreds of millions of them.
+fn spread<const ELEMENT: usize>(from: &[u8], to: &mut [u8], r: usize) {
+    let places = to.as_chunks_mut::<ELEMENT>().0.chunks_exact_mut(ROWS);
+    for (element, place) in from.as_chunks::<ELEMENT>().0.iter().zip(places) {
+        place[r] = *element;
+    }
 }
 
 /// Block `b` of row `r` (0 … 7) of a packed group of rows, as it was before.
