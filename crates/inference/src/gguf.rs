@@ -5,10 +5,11 @@ use crate::kernels::{Kind, Matrix};
 use candle_core::Device;
 use candle_core::quantized::gguf_file::{Content, TensorInfo, Value};
 use candle_core::quantized::{GgmlDType, QTensor};
+use rayon::prelude::*;
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{BufReader, ErrorKind, Read, Seek, SeekFrom};
+use std::io::{BufReader, ErrorKind};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
@@ -43,6 +44,24 @@ pub(crate) struct Shape {
     /// Queries and keys are normed head by head before they are rotated (`qwen3`).
     pub head_norms: bool,
     pub epsilon: f32,
+}
+
+/// Fills `part` from the place `at`, whoever else reads the file.
+fn read_at(file: &File, part: &mut [u8], at: u64) -> std::io::Result<()> {
+    #[cfg(unix)]
+    return std::os::unix::fs::FileExt::read_exact_at(file, part, at);
+    #[cfg(windows)]
+    {
+        let (mut part, mut at) = (part, at);
+        while !part.is_empty() {
+            let n = std::os::windows::fs::FileExt::seek_read(file, part, at)?;
+            if n == 0 {
+                return Err(ErrorKind::UnexpectedEof.into());
+            }
+            (part, at) = (&mut part[n..], at + n as u64);
+        }
+        Ok(())
+    }
 }
 
 /// Llama 3 files call their way of splitting text `llama-bpe`; the tokenizer library knows it as
@@ -379,10 +398,13 @@ impl Gguf {
         if end > self.file_bytes {
             return Err(self.damaged(name, "the file ends before it does"));
         }
-        let mut file = self.file.borrow_mut();
+        let file: &File = &self.file.borrow();
         Matrix::new(kind, rows, cols, |data| {
-            file.seek(SeekFrom::Start(start))?;
-            file.read_exact(data)
+            // By several threads: most of the time goes into fresh memory and copies.
+            const PART: usize = 1 << 20;
+            data.par_chunks_mut(PART)
+                .enumerate()
+                .try_for_each(|(i, part)| read_at(file, part, start + (i * PART) as u64))
         })
         .map_err(|source| match source.kind() {
             ErrorKind::UnexpectedEof => self.damaged(name, "it is cut off"),
