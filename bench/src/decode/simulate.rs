@@ -8,8 +8,8 @@ use std::collections::VecDeque;
 use std::ops::Range;
 use tandem_protocol::MAX_IN_FLIGHT;
 use tandem_speculation::{
-    DraftStop, FIRST_SAMPLES, MAX_CHOSEN, MAX_SPARSE, Planner, Purpose, Randomness, RoundTimes,
-    Source, TokenId, Way,
+    DraftStop, FIRST_SAMPLES, MAX_CHOSEN, MAX_SPARSE, MORE_SAMPLES, Planner, Purpose, Randomness,
+    RoundTimes, Source, TokenId, Way,
 };
 
 /// Payload of a message without ids and probabilities, in bytes.
@@ -190,7 +190,7 @@ impl<'a> Simulation<'a> {
         self.draws += 1;
         let u = self.random.uniform(Purpose::Bonus, self.draws, 2);
         let missed = f64::from(place.alpha.min(1.0)).powi(FIRST_SAMPLES as i32);
-        if u < missed { self.round_trip(16.0, 1048.0) } else { 0.0 }
+        if u < missed { self.round_trip(16.0, 24.0 + 8.0 * MORE_SAMPLES as f64) } else { 0.0 }
     }
 
     /// A draft by look-up, where the product would take one: its tokens and those accepted.

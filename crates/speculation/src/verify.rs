@@ -8,8 +8,9 @@ use thiserror::Error;
 pub const MAX_SPARSE: usize = 32;
 /// Samples of `p` in a first answer. A round needs more with probability below 1/(e·K).
 pub const FIRST_SAMPLES: usize = 32;
-/// Samples in a second answer, after which the whole vector is sent.
-pub const MORE_SAMPLES: usize = 128;
+/// Samples in a second answer, after which the whole vector is sent: 8 kB, so that the 600 kB of a
+/// vector are needed by less than one round in 2,800 (1/(e·1056)), and in fact much more rarely.
+pub const MORE_SAMPLES: usize = 1024;
 
 /// What the device needs, beside the accepted prefix, to know the next token.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -82,14 +82,18 @@ fn rounds(p: &Distribution, q: &Distribution, wrong: Wrong, n: u32) -> [Vec<u64>
 
 #[test]
 fn after_any_number_of_misses_the_residual_is_complete() {
-    let (p, q) = near(0.01);
-    let residual = residual(&p, &q);
-    let counts = rounds(&p, &q, Wrong::Nothing, 1_000_000);
-    for (answers, counts) in (1..).zip(&counts) {
-        let n: u64 = counts.iter().sum();
-        let z = chi_square(counts, &residual);
-        println!("{n} rounds ended with answer {answers}: {z:.2}");
-        assert!(n > 1000 && z < AGREES, "answer {answers}, {n} rounds: {z}");
+    // Further apart, the vector is never needed; nearer, the first samples hardly ever suffice.
+    for (apart, n, answers) in [(0.01, 1_000_000, 1..=2), (0.001, 3_000_000, 3..=3)] {
+        let (p, q) = near(apart);
+        let residual = residual(&p, &q);
+        let counts = rounds(&p, &q, Wrong::Nothing, n);
+        for answer in answers {
+            let counts = &counts[answer - 1];
+            let n: u64 = counts.iter().sum();
+            let z = chi_square(counts, &residual);
+            println!("{n} rounds ended with answer {answer}: {z:.2}");
+            assert!(n > 800 && z < AGREES, "answer {answer}, {n} rounds: {z}");
+        }
     }
 }
 
@@ -163,8 +167,8 @@ fn more_samples_are_new_ones_and_the_same_when_asked_again() {
     let mut ids: Vec<TokenId> = first.iter().chain(&second).map(|e| e.0).collect();
     ids.sort_unstable();
     ids.dedup();
-    // Of 160 draws from 100,000 tokens two are equal with probability 0.12; three never.
-    assert!(ids.len() >= FIRST_SAMPLES + MORE_SAMPLES - 1, "{} different samples", ids.len());
+    // Of 1056 draws from 100,000 tokens about six are repeats; 32, as if the first came again, never.
+    assert!(ids.len() >= FIRST_SAMPLES + MORE_SAMPLES - 20, "{} different samples", ids.len());
     let full = more(&p, &random, 4, 2, vocab);
     assert_eq!(full.outcome(), Outcome::Full);
     assert_eq!(full, Correction::Full(vec![1e-5; vocab]));
