@@ -96,10 +96,15 @@ impl CpuModel {
                 down: linear("ffn_down", width, shape.feed_forward)?,
             })
         };
-        let vocabulary =
-            |name| file.matrix(name, vocab, width, true).map(|weights| weights.ordered_for(isa));
-        let output =
-            if file.has("output.weight") { Some(vocabulary("output.weight")?) } else { None };
+        let vocabulary = |name| file.matrix(name, vocab, width, true);
+        let mut embedding = vocabulary("token_embd.weight")?;
+        let output = if file.has("output.weight") {
+            Some(vocabulary("output.weight")?.ordered_for(isa))
+        } else {
+            // Only what is multiplied needs another order.
+            embedding = embedding.ordered_for(isa);
+            None
+        };
         let threads = rayon::ThreadPoolBuilder::new()
             .num_threads(threads.unwrap_or(0))
             .thread_name(|i| format!("model-{i}"))
@@ -108,7 +113,7 @@ impl CpuModel {
         Ok(Self {
             isa,
             vocab,
-            embedding: vocabulary("token_embd.weight")?,
+            embedding,
             layers: (0..shape.layers).map(layer).collect::<Result<_, _>>()?,
             output_norm: file.vector("output_norm.weight", width)?,
             output,

@@ -332,15 +332,50 @@ fn bit_as_sixteen(v: __m256i, i: usize) -> __m256i {
 
 // ---- blocks of 32 ----
 
+/// Where the values u of a group's blocks are.
+enum Values {
+    /// Nibbles from a place on, the first 16 weights low and the others high, and the fifth bits.
+    Nibbles(usize, Option<usize>),
+    /// Signed bytes from a place on.
+    Bytes(usize),
+}
+
+/// weight = scale · u + minimum.
+enum Minimum {
+    /// So many scales.
+    Scales(f32),
+    /// Eight 16-bit floats at this place.
+    At(usize),
+    /// None.
+    Zero,
+}
+
+/// Scales are eight 16-bit floats at the beginning of a group.
 trait Format32 {
     const BYTES: usize;
+    const VALUES: Values;
+    const MINIMUM: Minimum;
     /// Registers whose products can be added in 16 bits.
-    const RUN: usize;
-    const SIGNED: bool = false;
-    /// The values u (signed when `SIGNED`) of weights `4i … 4i + 3`. SAFETY: needs AVX2.
-    unsafe fn vector(b: &[u8], i: usize) -> __m256i;
-    /// The minimum: weight = scale · u + minimum. SAFETY: needs AVX2 and F16C.
-    unsafe fn minimum(b: &[u8], scale: __m256) -> __m256;
+    const RUN: usize = match Self::VALUES {
+        Values::Nibbles(_, None) => 8,
+        Values::Nibbles(_, Some(_)) => 4,
+        Values::Bytes(_) => 1,
+    };
+    const SIGNED: bool = matches!(Self::VALUES, Values::Bytes(_));
+}
+
+/// The values u (signed when `SIGNED`) of weights `4i … 4i + 3`.
+#[target_feature(enable = "avx2")]
+#[inline]
+fn vector32<F: Format32>(b: &[u8], i: usize) -> __m256i {
+    match F::VALUES {
+        Values::Bytes(at) => load(b, at + 32 * i),
+        Values::Nibbles(at, None) => nibble(load(b, at + i % 4 * 32), i / 4),
+        Values::Nibbles(at, Some(fifth)) => {
+            let low = nibble(load(b, at + i % 4 * 32), i / 4);
+            _mm256_or_si256(low, bit_as_sixteen(load(b, fifth), i))
+        }
+    }
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
@@ -366,8 +401,7 @@ fn rows32<F: Format32, const M: usize>(
         for run in 0..8 / F::RUN {
             let mut products = [_mm256_setzero_si256(); M];
             for i in run * F::RUN..(run + 1) * F::RUN {
-                // SAFETY: the features are enabled here.
-                let w = unsafe { F::vector(bytes, i) };
+                let w = vector32::<F>(bytes, i);
                 let magnitude = if F::SIGNED { _mm256_abs_epi8(w) } else { w };
                 for m in 0..M {
                     let mut q = everywhere(q[m][i]);
@@ -383,8 +417,11 @@ fn rows32<F: Format32, const M: usize>(
             }
         }
         let d = halves(bytes, 0);
-        // SAFETY: the features are enabled here.
-        let minimum = unsafe { F::minimum(bytes, d) };
+        let minimum = match F::MINIMUM {
+            Minimum::Scales(n) => _mm256_mul_ps(_mm256_set1_ps(n), d),
+            Minimum::At(at) => halves(bytes, at),
+            Minimum::Zero => _mm256_setzero_ps(),
+        };
         for m in 0..M {
             let d = _mm256_mul_ps(d, _mm256_set1_ps(scale[m][b]));
             sum[m] = _mm256_fmadd_ps(d, _mm256_cvtepi32_ps(dot[m]), sum[m]);
@@ -401,94 +438,36 @@ fn rows32<F: Format32, const M: usize>(
 struct Q4_0;
 impl Format32 for Q4_0 {
     const BYTES: usize = 18;
-    const RUN: usize = 8;
-
-    #[target_feature(enable = "avx2")]
-    #[inline]
-    unsafe fn vector(b: &[u8], i: usize) -> __m256i {
-        nibble(load(b, 16 + i % 4 * 32), i / 4)
-    }
-
-    #[target_feature(enable = "avx2,f16c")]
-    #[inline]
-    unsafe fn minimum(_: &[u8], scale: __m256) -> __m256 {
-        _mm256_mul_ps(_mm256_set1_ps(-8.0), scale)
-    }
+    const VALUES: Values = Values::Nibbles(16, None);
+    const MINIMUM: Minimum = Minimum::Scales(-8.0);
 }
 
 struct Q4_1;
 impl Format32 for Q4_1 {
     const BYTES: usize = 20;
-    const RUN: usize = 8;
-
-    #[target_feature(enable = "avx2")]
-    #[inline]
-    unsafe fn vector(b: &[u8], i: usize) -> __m256i {
-        nibble(load(b, 32 + i % 4 * 32), i / 4)
-    }
-
-    #[target_feature(enable = "avx2,f16c")]
-    #[inline]
-    unsafe fn minimum(b: &[u8], _: __m256) -> __m256 {
-        halves(b, 16)
-    }
+    const VALUES: Values = Values::Nibbles(32, None);
+    const MINIMUM: Minimum = Minimum::At(16);
 }
 
 struct Q5_0;
 impl Format32 for Q5_0 {
     const BYTES: usize = 22;
-    const RUN: usize = 4;
-
-    #[target_feature(enable = "avx2")]
-    #[inline]
-    unsafe fn vector(b: &[u8], i: usize) -> __m256i {
-        let low = nibble(load(b, 48 + i % 4 * 32), i / 4);
-        _mm256_or_si256(low, bit_as_sixteen(load(b, 16), i))
-    }
-
-    #[target_feature(enable = "avx2,f16c")]
-    #[inline]
-    unsafe fn minimum(_: &[u8], scale: __m256) -> __m256 {
-        _mm256_mul_ps(_mm256_set1_ps(-16.0), scale)
-    }
+    const VALUES: Values = Values::Nibbles(48, Some(16));
+    const MINIMUM: Minimum = Minimum::Scales(-16.0);
 }
 
 struct Q5_1;
 impl Format32 for Q5_1 {
     const BYTES: usize = 24;
-    const RUN: usize = 4;
-
-    #[target_feature(enable = "avx2")]
-    #[inline]
-    unsafe fn vector(b: &[u8], i: usize) -> __m256i {
-        let low = nibble(load(b, 64 + i % 4 * 32), i / 4);
-        _mm256_or_si256(low, bit_as_sixteen(load(b, 32), i))
-    }
-
-    #[target_feature(enable = "avx2,f16c")]
-    #[inline]
-    unsafe fn minimum(b: &[u8], _: __m256) -> __m256 {
-        halves(b, 16)
-    }
+    const VALUES: Values = Values::Nibbles(64, Some(32));
+    const MINIMUM: Minimum = Minimum::At(16);
 }
 
 struct Q8_0;
 impl Format32 for Q8_0 {
     const BYTES: usize = 34;
-    const RUN: usize = 1;
-    const SIGNED: bool = true;
-
-    #[target_feature(enable = "avx2")]
-    #[inline]
-    unsafe fn vector(b: &[u8], i: usize) -> __m256i {
-        load(b, 16 + 32 * i)
-    }
-
-    #[target_feature(enable = "avx2,f16c")]
-    #[inline]
-    unsafe fn minimum(_: &[u8], _: __m256) -> __m256 {
-        _mm256_setzero_ps()
-    }
+    const VALUES: Values = Values::Bytes(16);
+    const MINIMUM: Minimum = Minimum::Zero;
 }
 
 // ---- loads and stores ----

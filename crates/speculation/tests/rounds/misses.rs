@@ -92,7 +92,7 @@ fn after_any_number_of_misses_the_residual_is_complete() {
             let n: u64 = counts.iter().sum();
             let z = chi_square(counts, &residual);
             println!("{n} rounds ended with answer {answer}: {z:.2}");
-            assert!(n > 800 && z < AGREES, "answer {answer}, {n} rounds: {z}");
+            assert!(n > 1000 && z < AGREES, "answer {answer}, {n} rounds: {z}");
         }
     }
 }
