@@ -122,10 +122,9 @@ async function open(page) {
   );
 }
 
-// A frame has 16.7 ms, and with one missed it is 33.3, with two 50. So half of them may be late; it
-// was one in twenty at most with both cores of the machine busy otherwise. The rest is at less than
-// half of what is allowed.
-const FRAMES = { median: 18, p95: 50 };
+// A frame has 16.7 ms; with one missed it is 33.3, with two 50, with three 66.7. Half of them must be
+// in time. One in twenty may miss two: that many came late with both cores busy otherwise.
+const FRAMES = { median: 25, p95: 60 };
 
 test(`a conversation of ${MESSAGES} messages`, { timeout: 180_000 }, async (t) => {
   const page = await rig.open({ prepare });
