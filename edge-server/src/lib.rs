@@ -17,6 +17,7 @@ mod pairing;
 mod peer;
 mod scheduler;
 mod session;
+mod share;
 mod socket;
 mod state;
 mod tls;

@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tandem_edge::{Bound, Config, Limits};
-use tandem_inference::{DeviceChoice, LoadOptions, Model};
+use tandem_inference::{DeviceChoice, KvFormat, LoadOptions, Model};
 
 /// The edge of Tandem: a large model for the devices in your network.
 #[derive(Parser)]
@@ -76,6 +76,9 @@ struct Serve {
     /// What computes: auto (a GPU if this build supports one and it is there), cpu or gpu.
     #[arg(long, value_name = "WHAT", default_value = "auto")]
     device: DeviceChoice,
+    /// How keys and values are kept on the CPU: f16, or f32 for twice the memory.
+    #[arg(long, value_name = "FORMAT", default_value = "f16")]
+    kv_format: KvFormat,
     /// Compute threads; as many as the machine has when absent.
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
@@ -119,7 +122,7 @@ async fn serve(args: Serve) -> Result<()> {
     // Before the model is loaded, so that a wrong address is known at once.
     let bound = Bound::new(config).await?;
     let (model, drafter) = (args.model, args.drafter);
-    let options = LoadOptions { threads: args.threads, device: args.device };
+    let options = LoadOptions { threads: args.threads, device: args.device, kv: args.kv_format };
     let stop = stop_signal(args.exit_with_parent)?;
     let loading = tokio::task::spawn_blocking(move || {
         let drafter = drafter.map(|drafter| load(&drafter, &options)).transpose()?;

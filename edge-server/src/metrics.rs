@@ -30,6 +30,8 @@ pub struct Metrics {
     pub accepted: Counter,
     /// Prompt tokens computed.
     pub prefilled: Counter,
+    /// Prompt tokens that were not computed: their beginning was known.
+    pub reused: Counter,
     /// Payload bytes received.
     pub received: Counter,
     /// Payload bytes sent.
@@ -57,6 +59,7 @@ impl Metrics {
             drafted: Counter::default(),
             accepted: Counter::default(),
             prefilled: Counter::default(),
+            reused: Counter::default(),
             received: Counter::default(),
             sent: Counter::default(),
             errors: Family::default(),
@@ -73,6 +76,7 @@ impl Metrics {
         registry.register("drafted_tokens", "Drafted tokens verified", m.drafted.clone());
         registry.register("accepted_tokens", "Drafted tokens accepted", m.accepted.clone());
         registry.register("prefilled_tokens", "Prompt tokens computed", m.prefilled.clone());
+        registry.register("reused_tokens", "Prompt tokens known already", m.reused.clone());
         registry.register_with_unit(
             "received",
             "Payload received",

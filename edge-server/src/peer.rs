@@ -1,6 +1,7 @@
 //! The compute thread's view of a connection.
 
 use crate::metrics::Metrics;
+use crate::share::Owner;
 use std::sync::Arc;
 use tandem_protocol::{ErrorCode, Failure, ServerMessage, encode_server};
 use tokio::sync::mpsc;
@@ -10,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 #[derive(Clone)]
 pub(crate) struct Peer {
     pub connection: u64,
+    pub owner: Owner,
     pub sender: mpsc::Sender<Vec<u8>>,
     pub kill: CancellationToken,
     pub metrics: Arc<Metrics>,

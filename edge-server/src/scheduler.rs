@@ -3,12 +3,14 @@
 //!
 //! Rounds go first and together. Prompts are computed in pieces between them: a large piece when
 //! nothing else waits, a small one beside waiting rounds, so that a long prompt delays nobody by
-//! more than a small piece.
+//! more than a small piece. Connections get equal shares of both (`share.rs`), and what was computed
+//! of a text is not computed again for another that begins alike.
 
 use crate::colocated::Colocated;
 use crate::metrics::Metrics;
 use crate::peer::Peer;
 use crate::session::{Refusal, Session, context_full, micros};
+use crate::share::{donor, prompt_rows, take_turns};
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -220,6 +222,11 @@ impl Scheduler {
         })
     }
 
+    /// Who is to get a fair share for this session: its connection.
+    fn party(&self, id: SessionId) -> u64 {
+        self.sessions[&id].peer.as_ref().map_or(0, |peer| peer.connection)
+    }
+
     /// Forgets which generation of which connection a session belongs to.
     fn unlink(&mut self, session: &Session) {
         if let Some(peer) = &session.peer {
@@ -258,7 +265,14 @@ impl Scheduler {
                 "the edge is full: too many conversations at once; try again later".into(),
             ));
         }
+        let own =
+            |s: &Session| s.computed().iter().zip(&open.tokens).take_while(|(a, b)| a == b).count();
+        let others = self.sessions.values().map(|s| (s.id, &s.owner, s.computed()));
+        if let Some((other, shared)) = donor(others, &peer.owner, &open.tokens, own(&session)) {
+            session.begin_as(&self.sessions[&other], &open.tokens, shared);
+        }
         session.open(open, peer.clone());
+        self.metrics.reused.inc_by(session.reused() as u64);
         if session.prompt_left().is_empty() {
             peer.send(&session.prefill_report());
         }
@@ -327,15 +341,17 @@ impl Scheduler {
             .filter_map(|s| s.round_tokens().and_then(|_| Some((s.arrived()?, s.id))))
             .collect();
         ready.sort_by_key(|e| e.0);
+        let mut ready: Vec<(u64, SessionId)> =
+            ready.into_iter().map(|(_, id)| (self.party(id), id)).collect();
+        take_turns(&mut ready);
         ready.truncate(MAX_BATCH);
-        let mut budget = if ready.is_empty() { PREFILL_ALONE } else { PREFILL_BESIDE };
-        let mut prompts: Vec<(Instant, SessionId)> = self
-            .sessions
-            .values()
-            .filter(|s| !s.prompt_left().is_empty())
-            .map(|s| (s.last_used, s.id))
+        let budget = if ready.is_empty() { PREFILL_ALONE } else { PREFILL_BESIDE };
+        let prompts: Vec<SessionId> =
+            self.sessions.values().filter(|s| !s.prompt_left().is_empty()).map(|s| s.id).collect();
+        let wants: Vec<(u64, usize)> = prompts
+            .iter()
+            .map(|id| (self.party(*id), self.sessions[id].prompt_left().len()))
             .collect();
-        prompts.sort_by_key(|e| e.0);
 
         // (session, its tokens, whether it is a round)
         let mut plan: HashMap<SessionId, (Vec<tandem_speculation::TokenId>, bool)> = HashMap::new();
@@ -344,12 +360,9 @@ impl Scheduler {
                 plan.insert(id, (tokens, true));
             }
         }
-        for (_, id) in prompts {
-            let left = self.sessions[&id].prompt_left();
-            let piece = left[..left.len().min(budget)].to_vec();
-            budget -= piece.len();
-            if !piece.is_empty() {
-                plan.insert(id, (piece, false));
+        for (id, rows) in prompts.into_iter().zip(prompt_rows(&wants, budget)) {
+            if rows > 0 {
+                plan.insert(id, (self.sessions[&id].prompt_left()[..rows].to_vec(), false));
             }
         }
         if plan.is_empty() {

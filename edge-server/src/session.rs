@@ -10,6 +10,7 @@
 
 use crate::colocated::Drafting;
 use crate::peer::Peer;
+use crate::share::Owner;
 use std::collections::VecDeque;
 use std::time::Instant;
 use tandem_inference::{KvCache, Model};
@@ -62,6 +63,8 @@ struct Last {
 pub(crate) struct Session {
     pub id: SessionId,
     pub peer: Option<Peer>,
+    /// Stays when the peer is gone.
+    pub owner: Owner,
     pub generation: u32,
     pub cache: KvCache,
     /// What waits, in order.
@@ -119,6 +122,7 @@ impl Session {
         Self {
             id,
             peer: None,
+            owner: None,
             generation: 0,
             cache,
             jobs: VecDeque::new(),
@@ -133,6 +137,24 @@ impl Session {
         }
     }
 
+    /// The tokens whose keys and values are in the cache.
+    pub(crate) fn computed(&self) -> &[TokenId] {
+        &self.tokens[..self.cache.len().min(self.tokens.len())]
+    }
+
+    /// Takes over what another session has computed of the first `tokens` tokens of `text`.
+    pub(crate) fn begin_as(&mut self, other: &Self, text: &[TokenId], tokens: usize) {
+        match self.cache.copy_from(&other.cache, tokens) {
+            Ok(()) => self.tokens = text[..tokens].to_vec(),
+            // It is computed again.
+            Err(e) => {
+                tracing::warn!("what was computed could not be copied: {e}");
+                self.cache.truncate(0);
+                self.tokens.clear();
+            }
+        }
+    }
+
     /// Starts or resumes an answer; keeps what the cache shares with the new tokens.
     pub(crate) fn open(&mut self, open: Open, peer: Peer) {
         let shared = self.tokens.iter().zip(&open.tokens).take_while(|(a, b)| a == b).count();
@@ -144,6 +166,7 @@ impl Session {
         self.generation = open.generation;
         self.sampling = open.sampling;
         self.randomness = Randomness::new(open.seed);
+        self.owner = peer.owner.clone();
         self.peer = Some(peer);
         self.jobs.clear();
         self.branch = open.branch;
@@ -291,6 +314,11 @@ impl Session {
         if !self.prompt_left().is_empty() {
             self.tokens.truncate(self.cache.len());
         }
+    }
+
+    /// Tokens of the prompt that were known when the answer was opened.
+    pub(crate) fn reused(&self) -> usize {
+        self.reused
     }
 
     /// The report after a piece of the prompt.

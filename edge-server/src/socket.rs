@@ -119,8 +119,9 @@ async fn run(socket: WebSocket, shared: &Shared, connection: u64, pass: &Pass) {
     let (mut sink, mut stream) = socket.split();
     let (sender, mut outbound) = mpsc::channel::<Vec<u8>>(OUTBOUND);
     let kill = CancellationToken::new();
-    let peer =
-        Peer { connection, sender, kill: kill.clone(), metrics: Arc::clone(&shared.metrics) };
+    let owner = pass.device.as_ref().map(|device| device.id.as_str().into());
+    let metrics = Arc::clone(&shared.metrics);
+    let peer = Peer { connection, owner, sender, kill: kill.clone(), metrics };
     let inbound = Arc::new(Semaphore::new(INBOUND));
     let mut ping = tokio::time::interval(PING);
     let mut heard = Instant::now();

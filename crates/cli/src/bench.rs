@@ -57,7 +57,8 @@ async fn bench(args: Args) -> Result<ExitCode> {
     }
     let path = ModelStore::open_default()?.resolve(&args.drafter).map_err(anyhow::Error::msg)?;
     let store = Store::open(&args.db.clone().unwrap_or_else(default_path)).await?;
-    let options = LoadOptions { threads: args.threads, device: args.device };
+    let options =
+        LoadOptions { threads: args.threads, device: args.device, ..LoadOptions::default() };
     let drafter = Drafter::load(path, options, 4096)
         .await
         .with_context(|| format!("cannot use the drafter {}", args.drafter))?;

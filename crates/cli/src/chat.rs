@@ -145,7 +145,8 @@ async fn chat(args: Args) -> Result<ExitCode> {
     let database = args.db.clone().unwrap_or_else(default_path);
     let store = Store::open(&database).await?;
     let address = edge_of(&args, &store, &database).await?;
-    let options = LoadOptions { threads: args.threads, device: args.device };
+    let options =
+        LoadOptions { threads: args.threads, device: args.device, ..LoadOptions::default() };
     let drafter = Drafter::load(path, options, args.context)
         .await
         .with_context(|| format!("cannot use the drafter {}", args.drafter))?;

@@ -1,6 +1,7 @@
 //! The state of one sequence.
 
 use crate::Error;
+use crate::kernels::History;
 use candle_core::{DType, Device, Result as TensorResult, Tensor};
 
 /// Tokens that a cache in device memory has room for at first.
@@ -27,16 +28,9 @@ pub struct KvCache {
 #[derive(Debug)]
 pub(crate) enum Layers {
     /// Main memory, for the CPU kernels.
-    Host(Vec<HostLayer>),
+    Host(History),
     /// Tensors of the second backend, on its device.
     Device(DeviceLayers),
-}
-
-/// One layer's part: `capacity × kv_heads × head_width` each.
-#[derive(Debug)]
-pub(crate) struct HostLayer {
-    pub keys: Vec<f32>,
-    pub values: Vec<f32>,
 }
 
 /// All layers' keys and values: `kv_heads × room × head_width` each.
@@ -80,6 +74,19 @@ impl DeviceLayers {
         Ok(())
     }
 
+    /// Takes over the first `tokens` tokens of another.
+    fn copy_from(&mut self, other: &Self, tokens: usize, capacity: usize) -> TensorResult<()> {
+        if tokens == 0 {
+            return Ok(());
+        }
+        self.reserve(other.keys.len(), tokens, capacity)?;
+        let all = self.keys.iter().zip(&other.keys).chain(self.values.iter().zip(&other.values));
+        for (to, from) in all {
+            to.slice_set(&from.narrow(1, 0, tokens)?.contiguous()?, 1, 0)?;
+        }
+        Ok(())
+    }
+
     /// Writes the keys and values (`kv_heads × n × head_width`) of one layer's tokens from `at` on.
     pub(crate) fn write(
         &self,
@@ -95,13 +102,13 @@ impl DeviceLayers {
 
 impl KvCache {
     /// For the CPU kernels.
-    pub(crate) fn host(model: usize, layers: usize, kv_width: usize, capacity: usize) -> Self {
-        let layer = || HostLayer {
-            keys: vec![0.0; capacity * kv_width],
-            values: vec![0.0; capacity * kv_width],
-        };
-        let bytes_per_token = layers * kv_width * 2 * size_of::<f32>();
-        let layers = Layers::Host((0..layers).map(|_| layer()).collect());
+    pub(crate) fn host(
+        model: usize,
+        history: History,
+        bytes_per_token: usize,
+        capacity: usize,
+    ) -> Self {
+        let layers = Layers::Host(history);
         Self { len: 0, peak: 0, capacity, bytes_per_token, model, layers }
     }
 
@@ -144,6 +151,32 @@ impl KvCache {
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.peak * self.bytes_per_token
+    }
+
+    /// Forgets all, and takes over the first `tokens` tokens of another cache of the same model: as if
+    /// they had been computed here, to the bit.
+    ///
+    /// # Errors
+    /// If the caches are of different models, `other` has fewer tokens, or they have no room here.
+    pub fn copy_from(&mut self, other: &Self, tokens: usize) -> Result<(), Error> {
+        if self.model != other.model {
+            return Err(Error::Usage("a KV cache belongs to the model that made it"));
+        }
+        if tokens > other.len {
+            return Err(Error::Usage("a KV cache cannot give tokens that it has not"));
+        }
+        self.len = 0;
+        self.check_room(tokens)?;
+        match (&mut self.layers, &other.layers) {
+            (Layers::Host(to), Layers::Host(from)) => to.copy_from(from, tokens),
+            (Layers::Device(to), Layers::Device(from)) => {
+                to.copy_from(from, tokens, self.capacity)?;
+                self.peak = self.peak.max(to.room);
+            }
+            _ => return Err(Error::Usage("a KV cache belongs to the model that made it")),
+        }
+        self.advance(tokens);
+        Ok(())
     }
 
     /// Checks that `more` tokens have room.

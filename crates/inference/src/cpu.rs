@@ -2,13 +2,14 @@
 
 use crate::cache::{KvCache, Layers};
 use crate::gguf::{Gguf, Shape};
-use crate::kernels::{Activations, Attention, Isa, Matrix, attend, matmul, silu_times};
+use crate::kernels::{Activations, History, Isa, KvFormat, Matrix, attend, matmul, silu_times};
 use crate::model::{Part, passes};
 use crate::{Error, Logits, Segment};
 
 /// Weights of a model, in the file's own quantisation.
 pub(crate) struct CpuModel {
     isa: Isa,
+    kv: KvFormat,
     shape: Shape,
     vocab: usize,
     embedding: Matrix,
@@ -71,6 +72,7 @@ impl CpuModel {
         shape: Shape,
         vocab: usize,
         threads: Option<usize>,
+        kv: KvFormat,
     ) -> Result<Self, Error> {
         let (width, q_width) = (shape.width, shape.heads * shape.head_width);
         let kv_width = shape.kv_width();
@@ -112,6 +114,7 @@ impl CpuModel {
             .map_err(|e| file.bad(format!("no threads to compute with: {e}")))?;
         Ok(Self {
             isa,
+            kv,
             vocab,
             embedding,
             layers: (0..shape.layers).map(layer).collect::<Result<_, _>>()?,
@@ -127,8 +130,11 @@ impl CpuModel {
         self.isa.name()
     }
 
-    pub(crate) fn new_cache(&self, model: usize, capacity: usize) -> KvCache {
-        KvCache::host(model, self.shape.layers, self.shape.kv_width(), capacity)
+    pub(crate) fn new_cache(&self, model: usize, capacity: usize) -> Result<KvCache, Error> {
+        let Shape { layers, kv_heads, head_width, .. } = self.shape;
+        let history = History::new(self.kv, [layers, kv_heads, head_width], capacity);
+        let history = history.map_err(Error::Memory)?;
+        Ok(KvCache::host(model, history, self.shape.cache_bytes_per_token(self.kv), capacity))
     }
 
     /// The segments were checked: ids in the vocabulary, room in the caches.
@@ -219,30 +225,19 @@ impl CpuModel {
     ) {
         let shape = &self.shape;
         let (q_width, kv_width) = (shape.heads * shape.head_width, shape.kv_width());
-        let attention =
-            Attention { heads: shape.heads, kv_heads: shape.kv_heads, width: shape.head_width };
         let mut row = 0;
         for part in parts {
             let rows = part.rows();
             let cache = &mut segments[part.segment].cache;
             let past = cache.len();
-            let Layers::Host(layers) = &mut cache.layers else {
+            let Layers::Host(history) = &mut cache.layers else {
                 unreachable!("a model takes only caches that it made");
             };
-            let kv = &mut layers[layer];
-            let (new, at) = (row * kv_width..(row + rows) * kv_width, past * kv_width);
-            kv.keys[at..at + rows * kv_width].copy_from_slice(&k[new.clone()]);
-            kv.values[at..at + rows * kv_width].copy_from_slice(&v[new]);
+            let new = row * kv_width..(row + rows) * kv_width;
+            history.write(layer, past, &k[new.clone()], &v[new]);
             let range = row * q_width..(row + rows) * q_width;
-            attend(
-                self.isa,
-                attention,
-                &q[range.clone()],
-                &kv.keys,
-                &kv.values,
-                past,
-                &mut out[range],
-            );
+            let (q, out) = (&q[range.clone()], &mut out[range]);
+            attend(self.isa, q, shape.heads, (history, layer), past, out);
             row += rows;
         }
     }

@@ -52,6 +52,11 @@ pub enum Error {
         /// Room.
         capacity: usize,
     },
+    /// The system gives no memory for a KV cache.
+    #[error(
+        "there is no memory for keys and values: {0}; a smaller context or a smaller model helps"
+    )]
+    Memory(std::io::Error),
     /// A token id outside the vocabulary.
     #[error("token {id} is outside the vocabulary of {vocab}")]
     OutsideVocabulary {

@@ -2,6 +2,7 @@
 //! models go together, and how much memory one takes.
 
 use crate::gguf::Gguf;
+use crate::kernels::KvFormat;
 use crate::{Error, Tokenizer, tokenizer};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -83,7 +84,7 @@ impl Facts {
             tokenizer: tokenizer::fingerprint(file)?,
             vocab,
             max_context: shape.max_context,
-            cache_bytes_per_token: shape.cache_bytes_per_token() as u64,
+            cache_bytes_per_token: shape.cache_bytes_per_token(KvFormat::default()) as u64,
             file_bytes: file.file_bytes,
             architecture: shape.architecture,
         })

@@ -1,7 +1,7 @@
 //! Reading a GGUF file: metadata, hyperparameters, tensors. Nothing in the file is trusted.
 
 use crate::Error;
-use crate::kernels::{Kind, Matrix};
+use crate::kernels::{Kind, KvFormat, Matrix};
 use candle_core::Device;
 use candle_core::quantized::gguf_file::{Content, TensorInfo, Value};
 use candle_core::quantized::{GgmlDType, QTensor};
@@ -83,8 +83,8 @@ impl Shape {
     }
 
     /// Bytes of KV cache that one token takes.
-    pub(crate) fn cache_bytes_per_token(&self) -> usize {
-        self.layers * self.kv_width() * 2 * size_of::<f32>()
+    pub(crate) fn cache_bytes_per_token(&self, format: KvFormat) -> usize {
+        self.layers * self.kv_width() * 2 * format.bytes()
     }
 }
 

@@ -22,5 +22,6 @@ mod tokenizer;
 pub use cache::KvCache;
 pub use error::Error;
 pub use facts::{Facts, available_memory, memory};
+pub use kernels::KvFormat;
 pub use model::{DeviceChoice, LoadOptions, Logits, Model, ModelInfo, Segment, Wanted};
 pub use tokenizer::{ChatMessage, Detokenizer, Role, Tokenizer};

@@ -2,6 +2,7 @@
 
 use crate::cpu::CpuModel;
 use crate::gguf::{Gguf, Shape};
+use crate::kernels::KvFormat;
 use crate::tensor::TensorModel;
 use crate::{Error, KvCache, Tokenizer};
 use candle_core::Device;
@@ -20,6 +21,8 @@ pub struct LoadOptions {
     pub threads: Option<usize>,
     /// What computes.
     pub device: DeviceChoice,
+    /// How the CPU keeps keys and values. A GPU keeps them as they are computed.
+    pub kv: KvFormat,
 }
 
 /// What computes a model.
@@ -106,7 +109,7 @@ impl Backend {
             (Ok(Err(e)), _) => tracing::warn!("the GPU cannot take the model, the CPU does: {e}"),
             (Err(reason), _) => tracing::debug!("no GPU: {reason}"),
         }
-        CpuModel::load(file, shape.clone(), vocab, options.threads).map(Self::Cpu)
+        CpuModel::load(file, shape.clone(), vocab, options.threads, options.kv).map(Self::Cpu)
     }
 }
 
@@ -244,9 +247,13 @@ impl Model {
         let shape = file.shape()?;
         let tokenizer = Tokenizer::from_gguf(&file)?;
         let backend = Backend::load(&file, &shape, tokenizer.vocab(), options)?;
+        let kv = match &backend {
+            Backend::Cpu(_) => options.kv,
+            Backend::Tensor(_) => KvFormat::F32,
+        };
         Ok(Self {
             id: NEXT.fetch_add(1, Ordering::Relaxed),
-            cache_bytes_per_token: shape.cache_bytes_per_token(),
+            cache_bytes_per_token: shape.cache_bytes_per_token(kv),
             info: ModelInfo {
                 name: file.name(),
                 architecture: shape.architecture,
@@ -281,16 +288,16 @@ impl Model {
     /// tokens come.
     ///
     /// # Errors
-    /// If `capacity` is 0 or more than the model's context.
+    /// If `capacity` is 0 or more than the model's context, or there is no memory for it.
     pub fn new_cache(&self, capacity: usize) -> Result<KvCache, Error> {
         if capacity == 0 || capacity > self.info.max_context {
             let capacity_of_model = self.info.max_context;
             return Err(Error::ContextFull { wanted: capacity, capacity: capacity_of_model });
         }
-        Ok(match &self.backend {
+        match &self.backend {
             Backend::Cpu(model) => model.new_cache(self.id, capacity),
-            Backend::Tensor(model) => model.new_cache(self.id, capacity),
-        })
+            Backend::Tensor(model) => Ok(model.new_cache(self.id, capacity)),
+        }
     }
 
     /// Bytes of KV cache that one token takes.

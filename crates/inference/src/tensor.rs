@@ -9,6 +9,7 @@
 
 use crate::cache::{DeviceLayers, KvCache, Layers};
 use crate::gguf::{Gguf, Shape};
+use crate::kernels::KvFormat;
 use crate::model::{Part, passes};
 use crate::{Error, Logits, Segment};
 use candle_core::quantized::QMatMul;
@@ -146,7 +147,7 @@ impl TensorModel {
     pub(crate) fn new_cache(&self, model: usize, capacity: usize) -> KvCache {
         let Shape { layers, kv_heads, head_width, .. } = self.shape;
         let layers = DeviceLayers::new(layers, kv_heads, head_width, &self.device);
-        KvCache::device(model, layers, self.shape.cache_bytes_per_token(), capacity)
+        KvCache::device(model, layers, self.shape.cache_bytes_per_token(KvFormat::F32), capacity)
     }
 
     /// The segments were checked: ids in the vocabulary, room in the caches.

@@ -7,42 +7,43 @@
 //! put together in the order of the blocks. Blocks are cut at fixed places of the text, so what a row
 //! gives does not depend on the rows beside it.
 //!
-//! Written once in plain Rust with eight explicit lanes and compiled twice: with AVX2 and FMA
-//! enabled, and without. The loops stand in the function itself: a closure that is handed to an
-//! iterator's method is compiled without those instructions.
+//! Sixteen keys are scored side by side, a lane each: no sum ever crosses lanes.
 #![allow(unsafe_code)] // Only to call a function compiled for AVX2 after the machine was found to have it.
 
 use super::Isa;
+#[cfg(target_arch = "x86_64")]
+use super::attention_avx2::block_avx2;
+use super::history::{Head, History, KvFormat, Number, TOGETHER};
 use rayon::prelude::*;
 
-/// Shapes of one layer's attention.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Attention {
-    /// Query heads.
-    pub heads: usize,
-    /// Key and value heads; divides `heads`.
-    pub kv_heads: usize,
-    /// Width of a head, a multiple of 8.
-    pub width: usize,
-}
-
 /// Keys of a task: keys and values of one head then fit into a small second-level cache.
-const BLOCK: usize = 256;
-/// Keys that are worked on together.
-const KEYS: usize = 4;
+pub(super) const BLOCK: usize = 256;
 
-/// `out[row][head]` for the rows of one sequence: row `i` sees the first `past + i + 1` tokens of
-/// `keys` and `values` (`tokens × kv_heads × width`). `q` and `out` are `rows × heads × width`.
+/// `out[row][head]` for the rows of one sequence in one layer: row `i` sees the first `past + i + 1`
+/// tokens of `history`. `q` and `out` are `rows × heads × width`.
 pub(crate) fn attend(
     isa: Isa,
-    shape: Attention,
     q: &[f32],
-    keys: &[f32],
-    values: &[f32],
+    heads: usize,
+    (history, layer): (&History, usize),
     past: usize,
     out: &mut [f32],
 ) {
-    let Attention { heads, kv_heads, width } = shape;
+    match history.format() {
+        KvFormat::F16 => attend_as::<u16>(isa, q, heads, (history, layer), past, out),
+        KvFormat::F32 => attend_as::<f32>(isa, q, heads, (history, layer), past, out),
+    }
+}
+
+fn attend_as<N: OnAvx2>(
+    isa: Isa,
+    q: &[f32],
+    heads: usize,
+    (history, layer): (&History, usize),
+    past: usize,
+    out: &mut [f32],
+) {
+    let (kv_heads, width) = (history.kv_heads(), history.width());
     let rows = q.len() / (heads * width);
     let group = heads / kv_heads;
     let blocks = (past + rows).div_ceil(BLOCK);
@@ -59,16 +60,15 @@ pub(crate) fn attend(
         let task = Task {
             group,
             width,
-            stride: kv_heads * width,
             q: &q[(row * heads + kv * group) * width..][..group * width],
-            keys: &keys[(from * kv_heads + kv) * width..],
-            values: &values[(from * kv_heads + kv) * width..],
-            keys_here: to - from,
+            history: history.head::<N>(layer, kv),
+            first: from / TOGETHER,
+            keys: to - from,
         };
         match isa {
             #[cfg(target_arch = "x86_64")]
-            // SAFETY: `Isa::Avx2` exists only on a machine with AVX2 and FMA.
-            Isa::Avx2 => unsafe { block_avx2(&task, part) },
+            // SAFETY: `Isa::Avx2` and `Isa::Avx512` exist only on a machine with AVX2, FMA and F16C.
+            Isa::Avx2 | Isa::Avx512 => unsafe { block_avx2(&task, part) },
             Isa::Portable => one_block(&task, part),
         }
     };
@@ -103,105 +103,91 @@ pub(crate) fn attend(
     }
 }
 
-/// One row, one KV head, one block of keys.
-struct Task<'a> {
-    group: usize,
-    width: usize,
-    /// From a key to the next.
-    stride: usize,
-    /// Of all heads of the group.
-    q: &'a [f32],
-    /// From the block's first key on.
-    keys: &'a [f32],
-    values: &'a [f32],
-    keys_here: usize,
-}
-
+/// A number with instructions of its own where the machine has them.
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma")]
-fn block_avx2(task: &Task<'_>, part: &mut [f32]) {
-    one_block(task, part);
+pub(super) use super::attention_avx2::OnAvx2;
+#[cfg(not(target_arch = "x86_64"))]
+use Number as OnAvx2;
+
+/// One row, one KV head, one block of keys.
+pub(super) struct Task<'a, N> {
+    /// Query heads.
+    pub group: usize,
+    pub width: usize,
+    /// Of all heads of the group.
+    pub q: &'a [f32],
+    pub history: Head<'a, N>,
+    /// The block's first sixteen tokens.
+    pub first: usize,
+    /// Keys that the row sees of the block.
+    pub keys: usize,
 }
 
-#[inline(always)]
-fn one_block(task: &Task<'_>, part: &mut [f32]) {
-    let &Task { group, width, stride, q, keys, values, keys_here } = task;
-    let scale = 1.0 / (width as f32).sqrt();
+impl<N> Task<'_, N> {
+    pub(super) fn scale(&self) -> f32 {
+        1.0 / (self.width as f32).sqrt()
+    }
+}
+
+/// In plain Rust: the reference of the tests.
+fn one_block<N: Number>(task: &Task<'_, N>, part: &mut [f32]) {
+    let &Task { group, width, q, history, first, keys } = task;
     let (sums, softmax) = part.split_at_mut(group * width);
     let (maxima, totals) = softmax.split_at_mut(group);
     let mut scores = [0.0f32; BLOCK];
     for head in 0..group {
         let q = &q[head * width..][..width];
-        let mut t = 0;
-        while t + KEYS <= keys_here {
-            let of = |i: usize| &keys[(t + i) * stride..][..width];
-            let four = dots(q, [of(0), of(1), of(2), of(3)]);
-            for i in 0..KEYS {
-                scores[t + i] = four[i] * scale;
-            }
-            t += KEYS;
-        }
-        while t < keys_here {
-            let key = &keys[t * stride..][..width];
-            scores[t] = dots(q, [key; KEYS])[0] * scale;
-            t += 1;
-        }
-        // A multiple of the lanes; what is beyond the keys weighs nothing.
-        let padded = keys_here.next_multiple_of(8);
-        scores[keys_here..padded].fill(f32::NEG_INFINITY);
-        let mut max = [f32::NEG_INFINITY; 8];
-        for s in scores[..padded].chunks_exact(8) {
-            for i in 0..8 {
-                max[i] = if s[i] > max[i] { s[i] } else { max[i] };
+        for (block, scores) in
+            scores[..keys.next_multiple_of(TOGETHER)].chunks_exact_mut(TOGETHER).enumerate()
+        {
+            scores.fill(0.0);
+            for (q, keys) in q.iter().zip(history.block(first + block).0.chunks_exact(TOGETHER)) {
+                for (score, key) in scores.iter_mut().zip(keys) {
+                    *score += q * key.to_f32();
+                }
             }
         }
-        let mut highest = max[0];
-        for m in max {
-            highest = if m > highest { m } else { highest };
-        }
-        let mut total = [0.0f32; 8];
-        for s in scores[..padded].chunks_exact_mut(8) {
-            for i in 0..8 {
-                s[i] = exp(s[i] - highest);
-                total[i] += s[i];
-            }
-        }
-        maxima[head] = highest;
-        totals[head] = sum(total);
+        (maxima[head], totals[head]) = softmax_of(&mut scores, keys, task.scale());
         let sums = &mut sums[head * width..][..width];
-        let mut t = 0;
-        while t < keys_here {
-            // Beyond the last key: the last one again, with weight 0.
-            let of = |i: usize| &values[(t + i).min(keys_here - 1) * stride..][..width];
-            let (v, w) = ([of(0), of(1), of(2), of(3)], &scores[t..t + KEYS]);
-            for i in 0..width {
-                sums[i] += (w[0] * v[0][i] + w[1] * v[1][i]) + (w[2] * v[2][i] + w[3] * v[3][i]);
+        sums.fill(0.0);
+        for (block, weights) in scores[..keys].chunks(TOGETHER).enumerate() {
+            let values = history.block(first + block).1;
+            for (sums, values) in sums.chunks_exact_mut(8).zip(values.chunks_exact(8 * TOGETHER)) {
+                for (weight, values) in weights.iter().zip(values.chunks_exact(8)) {
+                    for (sum, value) in sums.iter_mut().zip(values) {
+                        *sum += weight * value.to_f32();
+                    }
+                }
             }
-            t += KEYS;
         }
     }
 }
 
-/// Dot products of `q` with four keys.
+/// Makes `e^(scale · (score − maximum))` of the first `keys` scores; gives the scaled maximum and
+/// the sum.
 #[inline(always)]
-fn dots(q: &[f32], keys: [&[f32]; KEYS]) -> [f32; KEYS] {
-    let mut lanes = [[0.0f32; 8]; KEYS];
-    let mut at = 0;
-    while at + 8 <= q.len() {
-        let q = &q[at..at + 8];
-        for k in 0..KEYS {
-            let key = &keys[k][at..at + 8];
-            for i in 0..8 {
-                lanes[k][i] += q[i] * key[i];
-            }
+pub(super) fn softmax_of(scores: &mut [f32; BLOCK], keys: usize, scale: f32) -> (f32, f32) {
+    // A multiple of the lanes; what is beyond the keys weighs nothing.
+    let padded = keys.next_multiple_of(8);
+    scores[keys..padded].fill(f32::NEG_INFINITY);
+    let mut max = [f32::NEG_INFINITY; 8];
+    for s in scores[..padded].chunks_exact(8) {
+        for i in 0..8 {
+            max[i] = if s[i] > max[i] { s[i] } else { max[i] };
         }
-        at += 8;
     }
-    let mut dots = [0.0; KEYS];
-    for k in 0..KEYS {
-        dots[k] = sum(lanes[k]);
+    let mut highest = max[0];
+    for m in max {
+        highest = if m > highest { m } else { highest };
     }
-    dots
+    let mut total = [0.0f32; 8];
+    for s in scores[..padded].chunks_exact_mut(8) {
+        for i in 0..8 {
+            s[i] = exp((s[i] - highest) * scale);
+            total[i] += s[i];
+        }
+    }
+    (highest * scale, sum(total))
 }
 
 #[inline(always)]
@@ -234,70 +220,92 @@ pub(super) fn exp(x: f32) -> f32 {
 mod tests {
     use super::*;
 
-    const SHAPE: Attention = Attention { heads: 6, kv_heads: 2, width: 16 };
+    const HEADS: usize = 7;
+    const WIDTH: usize = 24;
 
     fn numbers(n: usize, seed: u64) -> Vec<f32> {
         let mut state = seed;
         (0..n)
             .map(|_| {
                 state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-                ((state >> 40) as f32 / (1 << 23) as f32 - 1.0) * 3.0
+                // Exact in 16 bits, so that both formats must give the same.
+                ((state >> 55) as f32 / 256.0 - 1.0) * 3.0
             })
             .collect()
     }
 
-    fn run(isa: Isa, q: &[f32], kv: [&[f32]; 2], past: usize) -> Vec<f32> {
+    /// In the second of three layers; the others are not looked at.
+    fn history(format: KvFormat, kv_heads: usize, [keys, values]: [&[f32]; 2]) -> History {
+        let tokens = keys.len() / (kv_heads * WIDTH);
+        let mut history = History::new(format, [3, kv_heads, WIDTH], tokens).unwrap();
+        for layer in [0, 2] {
+            let other = vec![f32::NAN; keys.len()];
+            history.write(layer, 0, &other, &other);
+        }
+        history.write(1, 0, keys, values);
+        history
+    }
+
+    fn run(isa: Isa, q: &[f32], heads: usize, history: &History, past: usize) -> Vec<f32> {
         let mut out = vec![f32::NAN; q.len()];
-        attend(isa, SHAPE, q, kv[0], kv[1], past, &mut out);
+        attend(isa, q, heads, (history, 1), past, &mut out);
         out
     }
 
     /// In double precision, in the order of the formula.
-    fn naive(q: &[f32], keys: &[f32], values: &[f32], past: usize) -> Vec<f64> {
-        let Attention { heads, kv_heads, width } = SHAPE;
+    fn naive(q: &[f32], heads: usize, kv_heads: usize, kv: [&[f32]; 2], past: usize) -> Vec<f64> {
         let mut all = Vec::new();
-        for (at, q) in q.chunks_exact(width).enumerate() {
-            let (row, kv) = (at / heads, at % heads / (heads / kv_heads));
+        for (at, q) in q.chunks_exact(WIDTH).enumerate() {
+            let (row, head) = (at / heads, at % heads / (heads / kv_heads));
             let of =
-                |all: &[f32], t: usize, i: usize| f64::from(all[(t * kv_heads + kv) * width + i]);
+                |all: &[f32], t: usize, i: usize| f64::from(all[(t * kv_heads + head) * WIDTH + i]);
             let seen = past + row + 1;
             let weight = |t| {
-                let dot: f64 = (0..width).map(|i| f64::from(q[i]) * of(keys, t, i)).sum();
-                (dot / (width as f64).sqrt()).exp()
+                let dot: f64 = (0..WIDTH).map(|i| f64::from(q[i]) * of(kv[0], t, i)).sum();
+                (dot / (WIDTH as f64).sqrt()).exp()
             };
             let total: f64 = (0..seen).map(weight).sum();
-            let value = |i| (0..seen).map(|t| weight(t) * of(values, t, i)).sum::<f64>() / total;
-            all.extend((0..width).map(value));
+            let value = |i| (0..seen).map(|t| weight(t) * of(kv[1], t, i)).sum::<f64>() / total;
+            all.extend((0..WIDTH).map(value));
         }
         all
     }
 
     #[test]
-    fn is_the_formula_over_any_number_of_blocks() {
-        for (past, rows) in [(0, 1), (0, 5), (3, 2), (254, 3), (255, 1), (600, 4)] {
-            let n = (past + rows) * SHAPE.kv_heads * SHAPE.width;
+    fn is_the_formula_over_any_number_of_blocks_heads_and_formats() {
+        let cases = [(0, 1), (0, 5), (3, 2), (14, 3), (254, 3), (255, 1), (600, 4)];
+        let groups = (1..=HEADS).map(|group| (2 * group, 2)).chain([(14, 1)]);
+        for ((past, rows), (heads, kv_heads)) in
+            groups.flat_map(|group| cases.map(|case| (case, group)))
+        {
+            let n = (past + rows) * kv_heads * WIDTH;
             let (keys, values) = (numbers(n, 1), numbers(n, 2));
-            let q = numbers(rows * SHAPE.heads * SHAPE.width, 3);
-            let right = naive(&q, &keys, &values, past);
-            let portable = run(Isa::Portable, &q, [&keys, &values], past);
-            for (a, b) in portable.iter().zip(&right) {
-                assert!((f64::from(*a) - b).abs() < 2e-5, "{past} and {rows}: {a} for {b}");
+            let q = numbers(rows * heads * WIDTH, 3);
+            let right = naive(&q, heads, kv_heads, [&keys, &values], past);
+            for format in [KvFormat::F32, KvFormat::F16] {
+                let history = history(format, kv_heads, [&keys, &values]);
+                for isa in [Isa::Portable, Isa::detect()] {
+                    let found = run(isa, &q, heads, &history, past);
+                    for (a, b) in found.iter().zip(&right) {
+                        let error = (f64::from(*a) - b).abs();
+                        assert!(error < 5e-5, "{past} and {rows}, {heads}, {isa:?}: {a} for {b}");
+                    }
+                }
             }
-            assert_eq!(run(Isa::detect(), &q, [&keys, &values], past), portable);
         }
     }
 
     #[test]
     fn a_row_does_not_depend_on_the_rows_beside_it() {
-        let (past, rows) = (250, 9);
-        let n = (past + rows) * SHAPE.kv_heads * SHAPE.width;
-        let (keys, values) = (numbers(n, 4), numbers(n, 5));
-        let width = SHAPE.heads * SHAPE.width;
+        let (past, rows, kv_heads) = (250, 9, 1);
+        let n = (past + rows) * kv_heads * WIDTH;
+        let history = history(KvFormat::F16, kv_heads, [&numbers(n, 4), &numbers(n, 5)]);
+        let width = HEADS * WIDTH;
         let q = numbers(rows * width, 6);
-        let all = run(Isa::detect(), &q, [&keys, &values], past);
+        let all = run(Isa::detect(), &q, HEADS, &history, past);
         for row in 0..rows {
-            let alone =
-                run(Isa::detect(), &q[row * width..][..width], [&keys, &values], past + row);
+            let q = &q[row * width..][..width];
+            let alone = run(Isa::detect(), q, HEADS, &history, past + row);
             assert_eq!(alone, all[row * width..][..width], "row {row}");
         }
     }

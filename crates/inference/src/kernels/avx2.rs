@@ -17,10 +17,12 @@
 //! batch-invariant.
 #![allow(unsafe_code)]
 
-use super::packed::ROWS;
 use super::quantise::{By32, By256};
 use super::{Activations, Kind};
 use std::arch::x86_64::*;
+
+/// Rows of weights in a group.
+pub(super) const ROWS: usize = 8;
 
 /// A group of eight rows of weights times `out.len() / 8` rows of activations from `first` on (at
 /// most 8); `out` is `activations × 8`.
@@ -389,7 +391,7 @@ fn rows32<F: Format32, const M: usize>(
     let blocks = cols / 32;
     let q: [&[[[i8; 4]; 8]]; M] = of_rows(x.q.as_chunks().0.as_chunks().0, first, blocks);
     let scale: [&[f32]; M] = of_rows(&x.scale, first, blocks);
-    let sums: [&[f32]; M] = of_rows(&x.sum, first, blocks);
+    let sums: [&[i32]; M] = of_rows(&x.sums, first, blocks);
     let ones = _mm256_set1_epi16(1);
     let mut sum = [_mm256_setzero_ps(); M];
     for (b, bytes) in weights.chunks_exact(ROWS * F::BYTES).enumerate() {
@@ -423,11 +425,12 @@ fn rows32<F: Format32, const M: usize>(
             Minimum::Zero => _mm256_setzero_ps(),
         };
         for m in 0..M {
-            let d = _mm256_mul_ps(d, _mm256_set1_ps(scale[m][b]));
-            sum[m] = _mm256_fmadd_ps(d, _mm256_cvtepi32_ps(dot[m]), sum[m]);
+            let mut product = _mm256_mul_ps(d, _mm256_cvtepi32_ps(dot[m]));
             if !F::SIGNED {
-                sum[m] = _mm256_fmadd_ps(minimum, _mm256_set1_ps(sums[m][b]), sum[m]);
+                let all = _mm256_set1_ps(sums[m][b] as f32);
+                product = _mm256_fmadd_ps(minimum, all, product);
             }
+            sum[m] = _mm256_fmadd_ps(_mm256_set1_ps(scale[m][b]), product, sum[m]);
         }
     }
     for m in 0..M {

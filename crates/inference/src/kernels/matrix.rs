@@ -2,6 +2,8 @@
 
 use super::memory::Bytes;
 use super::{Isa, packed, portable};
+#[cfg(target_arch = "x86_64")]
+use super::{avx2, avx512};
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{Device, Result, Tensor};
 use std::io;
@@ -78,7 +80,8 @@ pub(crate) struct Matrix {
     cols: usize,
     /// Row after row as in the file, or [packed](super::packed) with rows added to fill a group.
     data: Bytes,
-    packed: bool,
+    /// Rows of a group when packed.
+    packed: Option<usize>,
 }
 
 impl Matrix {
@@ -98,9 +101,9 @@ impl Matrix {
         assert!(cols.is_multiple_of(kind.block()), "{cols} columns of {kind:?}");
         let row_bytes = cols / kind.block() * kind.bytes();
         // With room for whole groups.
-        let mut data = Bytes::zeroed(rows.next_multiple_of(packed::ROWS) * row_bytes)?;
+        let mut data = Bytes::zeroed(rows.next_multiple_of(packed::MOST_ROWS) * row_bytes)?;
         fill(&mut data[..rows * row_bytes])?;
-        Ok(Self { kind, rows, cols, data, packed: false })
+        Ok(Self { kind, rows, cols, data, packed: None })
     }
 
     /// Quantises `values` (`rows × cols`).
@@ -117,9 +120,14 @@ impl Matrix {
     /// The same weights in the order that the kernels of `isa` read.
     pub(crate) fn ordered_for(mut self, isa: Isa) -> Self {
         #[cfg(target_arch = "x86_64")]
-        if isa == Isa::Avx2 && !self.packed {
-            packed::pack(self.kind, self.row_bytes(), &mut self.data);
-            self.packed = true;
+        if self.packed.is_none() {
+            let (kind, row_bytes) = (self.kind, self.row_bytes());
+            match isa {
+                Isa::Avx512 => packed::pack::<{ avx512::ROWS }>(kind, row_bytes, &mut self.data),
+                Isa::Avx2 => packed::pack::<{ avx2::ROWS }>(kind, row_bytes, &mut self.data),
+                Isa::Portable => return self,
+            }
+            self.packed = Some(isa.columns());
         }
         self
     }
@@ -142,13 +150,13 @@ impl Matrix {
 
     /// Row `i` as in the file, when the matrix is not packed.
     pub(super) fn row(&self, i: usize) -> Option<&[u8]> {
-        (!self.packed).then(|| &self.data[i * self.row_bytes()..][..self.row_bytes()])
+        self.packed.is_none().then(|| &self.data[i * self.row_bytes()..][..self.row_bytes()])
     }
 
-    /// The packed rows `8i … 8i + 7`, when the matrix is packed.
+    /// Group `i` of packed rows, when the matrix is packed.
     pub(super) fn group(&self, i: usize) -> Option<&[u8]> {
-        let bytes = packed::ROWS * self.row_bytes();
-        self.packed.then(|| &self.data[i * bytes..][..bytes])
+        let bytes = self.packed? * self.row_bytes();
+        Some(&self.data[i * bytes..][..bytes])
     }
 
     /// Writes the weights of row `i` to `out`; used for token embeddings, which stay quantised.
@@ -157,10 +165,11 @@ impl Matrix {
         if let Some(row) = self.row(i) {
             return portable::dequantise(kind, row, out);
         }
-        let group = self.group(i / packed::ROWS).expect("not by rows, so packed");
+        let rows = self.packed.expect("not by rows, so packed");
+        let group = self.group(i / rows).expect("packed");
         let mut block = vec![0; kind.bytes()];
         for (b, out) in out.chunks_exact_mut(kind.block()).enumerate() {
-            packed::unpack(kind, group, b, i % packed::ROWS, &mut block);
+            packed::unpack(kind, group, rows, (b, i % rows), &mut block);
             portable::dequantise(kind, &block, out);
         }
     }

@@ -6,12 +6,17 @@
 //! which sees its terms in the order of the blocks, always.
 //!
 //! Activations are quantised to 8 bits per row and block (as in ggml), so the inner loop is integer
-//! multiply-add. `avx2.rs` is chosen when the machine has AVX2, FMA and F16C, at run time; otherwise
-//! `portable.rs`, which the compiler vectorises for the target (NEON on aarch64).
+//! multiply-add. `avx512.rs` or `avx2.rs` is chosen when the machine has what it needs, at run time;
+//! otherwise `portable.rs`, which the compiler vectorises for the target (NEON on aarch64).
 
 mod attention;
 #[cfg(target_arch = "x86_64")]
+mod attention_avx2;
+#[cfg(target_arch = "x86_64")]
 mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod history;
 mod matrix;
 mod memory;
 mod packed;
@@ -19,7 +24,9 @@ mod portable;
 mod quantise;
 mod silu;
 
-pub(crate) use attention::{Attention, attend};
+pub(crate) use attention::attend;
+pub(crate) use history::History;
+pub use history::KvFormat;
 pub(crate) use matrix::{Kind, Matrix};
 pub(crate) use quantise::Activations;
 pub(crate) use silu::silu_times;
@@ -29,6 +36,9 @@ use rayon::prelude::*;
 /// Which instructions the kernels use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Isa {
+    /// AVX-512 with 8-bit dot products (VNNI), and all of `Avx2`.
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
     /// AVX2, FMA and F16C on x86-64.
     #[cfg(target_arch = "x86_64")]
     Avx2,
@@ -44,7 +54,10 @@ impl Isa {
             && std::arch::is_x86_feature_detected!("fma")
             && std::arch::is_x86_feature_detected!("f16c")
         {
-            return Self::Avx2;
+            let more = std::arch::is_x86_feature_detected!("avx512f")
+                && std::arch::is_x86_feature_detected!("avx512bw")
+                && std::arch::is_x86_feature_detected!("avx512vnni");
+            return if more { Self::Avx512 } else { Self::Avx2 };
         }
         #[cfg(not(target_arch = "aarch64"))]
         tracing::warn!(
@@ -58,7 +71,9 @@ impl Isa {
     fn columns(self) -> usize {
         match self {
             #[cfg(target_arch = "x86_64")]
-            Self::Avx2 => packed::ROWS,
+            Self::Avx512 => avx512::ROWS,
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => avx2::ROWS,
             Self::Portable => 1,
         }
     }
@@ -66,6 +81,8 @@ impl Isa {
     /// For people.
     pub(crate) fn name(self) -> &'static str {
         match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => "CPU (AVX-512)",
             #[cfg(target_arch = "x86_64")]
             Self::Avx2 => "CPU (AVX2)",
             Self::Portable if cfg!(target_arch = "aarch64") => "CPU (NEON)",
@@ -132,6 +149,11 @@ fn product(isa: Isa, w: &Matrix, x: &Activations, out: &mut [f32]) {
 fn one_tile(isa: Isa, w: &Matrix, group: usize, x: &Activations, first: usize, out: &mut [f32]) {
     match isa {
         #[cfg(target_arch = "x86_64")]
+        Isa::Avx512 => {
+            let weights = w.group(group).expect("ordered for AVX-512");
+            avx512::tile(w.kind(), weights, x, first, out);
+        }
+        #[cfg(target_arch = "x86_64")]
         Isa::Avx2 => {
             let weights = w.group(group).expect("ordered for AVX2");
             avx2::tile(w.kind(), weights, x, first, out);
@@ -158,11 +180,13 @@ mod tests {
     }
 
     fn isas() -> Vec<Isa> {
-        let mut all = vec![Isa::Portable];
-        if Isa::detect() != Isa::Portable {
-            all.push(Isa::detect());
+        match Isa::detect() {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => vec![Isa::Portable, Isa::Avx2, Isa::Avx512],
+            Isa::Portable => vec![Isa::Portable],
+            #[cfg(target_arch = "x86_64")]
+            best => vec![Isa::Portable, best],
         }
-        all
     }
 
     #[test]

@@ -1,19 +1,19 @@
-//! The order of weights that the AVX2 kernels read.
+//! The order of weights that the AVX2 and AVX-512 kernels read.
 //!
-//! Eight rows lie side by side: block `b` of rows `8i … 8i + 7` becomes one *group* of eight blocks,
-//! in which every field of the block's format is taken from the eight rows in turn, element by
-//! element. An element is a 16-bit float, or the four bytes that hold four neighbouring weights: so
-//! 32 bytes of a group are four neighbouring weights of each of eight rows, and a lane of a register
-//! is a row. Sums then stay in their lanes: nothing is added across a register, scales and
-//! conversions serve eight rows at once, and products of 4- to 6-bit weights can be added in 16 bits.
+//! A register's worth of rows, eight or sixteen, lie side by side: block `b` of rows `8i … 8i + 7`
+//! becomes one *group* of eight blocks, in which every field of the block's format is taken from the
+//! eight rows in turn, element by element. An element is a 16-bit float, or the four bytes that hold
+//! four neighbouring weights: so 32 bytes of a group are four neighbouring weights of each of eight
+//! rows, and a lane of a register is a row. Sums then stay in their lanes: nothing is added across a
+//! register, and scales and conversions serve all rows at once.
 //!
 //! A group has the size of its blocks, so packing is in place and costs no memory.
 
 use super::Kind;
 use rayon::prelude::*;
 
-/// Rows of a group.
-pub(super) const ROWS: usize = 8;
+/// Rows of a group at most; all sizes of groups divide it.
+pub(super) const MOST_ROWS: usize = 16;
 
 /// A field of a block: where it begins, its bytes, and the bytes of an element.
 struct Field {
@@ -52,8 +52,8 @@ fn fields(kind: Kind) -> &'static [Field] {
     }
 }
 
-/// Packs whole groups of rows of `row_bytes` each, in place.
-pub(super) fn pack(kind: Kind, row_bytes: usize, data: &mut [u8]) {
+/// Packs whole groups of `ROWS` rows of `row_bytes` each, in place.
+pub(super) fn pack<const ROWS: usize>(kind: Kind, row_bytes: usize, data: &mut [u8]) {
     let (fields, bytes) = (fields(kind), kind.bytes());
     let group = |scratch: &mut Vec<u8>, group: &mut [u8]| {
         scratch.clear();
@@ -65,9 +65,9 @@ pub(super) fn pack(kind: Kind, row_bytes: usize, data: &mut [u8]) {
                     let from = &block[f.at..][..f.len];
                     let to = &mut group[ROWS * f.at..][..ROWS * f.len];
                     match f.element {
-                        2 => spread::<2>(from, to, r),
-                        _ if f.bits => spread::<4>(&by_weight_in_four(from), to, r),
-                        _ => spread::<4>(from, to, r),
+                        2 => spread::<2, ROWS>(from, to, r),
+                        _ if f.bits => spread::<4, ROWS>(&by_weight_in_four(from), to, r),
+                        _ => spread::<4, ROWS>(from, to, r),
                     }
                 }
             }
@@ -78,20 +78,26 @@ pub(super) fn pack(kind: Kind, row_bytes: usize, data: &mut [u8]) {
 
 /// Writes the elements of row `r` to their places. Their size is known to the compiler: a model has
 /// hundreds of millions of them.
-fn spread<const ELEMENT: usize>(from: &[u8], to: &mut [u8], r: usize) {
+fn spread<const ELEMENT: usize, const ROWS: usize>(from: &[u8], to: &mut [u8], r: usize) {
     let places = to.as_chunks_mut::<ELEMENT>().0.chunks_exact_mut(ROWS);
     for (element, place) in from.as_chunks::<ELEMENT>().0.iter().zip(places) {
         place[r] = *element;
     }
 }
 
-/// Block `b` of row `r` (0 … 7) of a packed group of rows, as it was before.
-pub(super) fn unpack(kind: Kind, group: &[u8], b: usize, r: usize, block: &mut [u8]) {
-    let group = &group[b * ROWS * kind.bytes()..][..ROWS * kind.bytes()];
+/// Block `b` of row `r` of a packed group of `rows` rows, as it was before.
+pub(super) fn unpack(
+    kind: Kind,
+    group: &[u8],
+    rows: usize,
+    (b, r): (usize, usize),
+    block: &mut [u8],
+) {
+    let group = &group[b * rows * kind.bytes()..][..rows * kind.bytes()];
     for f in fields(kind) {
-        let from = &group[ROWS * f.at..][..ROWS * f.len];
+        let from = &group[rows * f.at..][..rows * f.len];
         for (e, to) in block[f.at..][..f.len].chunks_exact_mut(f.element).enumerate() {
-            let from = &from[(e * ROWS + r) * f.element..][..f.element];
+            let from = &from[(e * rows + r) * f.element..][..f.element];
             if f.bits {
                 to.copy_from_slice(&by_weight(from));
             } else {
@@ -126,18 +132,23 @@ mod tests {
 
     #[test]
     fn unpacking_gives_back_every_block() {
+        back::<8>();
+        back::<16>();
+    }
+
+    fn back<const ROWS: usize>() {
         for &kind in Kind::ALL {
             let (blocks, bytes) = (3, kind.bytes());
             let rows: Vec<u8> =
                 (0..2 * ROWS * blocks * bytes).map(|i| (i * i / 7 + i) as u8).collect();
             let mut packed = rows.clone();
-            pack(kind, blocks * bytes, &mut packed);
+            pack::<ROWS>(kind, blocks * bytes, &mut packed);
             assert_ne!(packed, rows);
             let mut block = vec![0; bytes];
             for (row, right) in rows.chunks_exact(blocks * bytes).enumerate() {
                 let group = &packed[row / ROWS * ROWS * blocks * bytes..];
                 for (b, right) in right.chunks_exact(bytes).enumerate() {
-                    unpack(kind, group, b, row % ROWS, &mut block);
+                    unpack(kind, group, ROWS, (b, row % ROWS), &mut block);
                     assert_eq!(block, right, "{kind:?} row {row} block {b}");
                 }
             }

@@ -34,7 +34,7 @@ pub(super) fn row_tile(kind: Kind, weights: &[u8], x: &Activations, first: usize
                 } else {
                     w.u.iter().zip(q).map(|(w, q)| i32::from(*w) * i32::from(*q)).sum()
                 };
-                *out += w.scale * x.scale[at] * dot as f32 + w.min * x.sum[at];
+                *out += x.scale[at] * (w.scale * dot as f32 + w.min * x.sums[at] as f32);
             }
         }
     } else {

@@ -18,8 +18,8 @@ pub(crate) struct By32 {
     pub q: Vec<i8>,
     /// `rows × cols/32`: value = scale · q.
     pub scale: Vec<f32>,
-    /// `rows × cols/32`: scale · Σ q, for weights with an offset.
-    pub sum: Vec<f32>,
+    /// `rows × cols/32`: Σ q, for weights with an offset.
+    pub sums: Vec<i32>,
 }
 
 /// Blocks of 256 with a scale each.
@@ -59,13 +59,12 @@ impl Activations {
         self.by32.get_or_init(|| {
             let mut q = vec![0; self.values.len()];
             let blocks = self.values.len() / 32;
-            let (mut scale, mut sum) = (Vec::with_capacity(blocks), Vec::with_capacity(blocks));
+            let (mut scale, mut sums) = (Vec::with_capacity(blocks), Vec::with_capacity(blocks));
             for (x, q) in self.values.chunks_exact(32).zip(q.chunks_exact_mut(32)) {
-                let d = quantise(x, q);
-                scale.push(d);
-                sum.push(d * q.iter().map(|&q| i32::from(q)).sum::<i32>() as f32);
+                scale.push(quantise(x, q));
+                sums.push(q.iter().map(|&q| i32::from(q)).sum());
             }
-            By32 { q, scale, sum }
+            By32 { q, scale, sums }
         })
     }
 

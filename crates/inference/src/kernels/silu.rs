@@ -10,8 +10,8 @@ pub(crate) fn silu_times(isa: Isa, gate: &mut [f32], up: &[f32]) {
     const CHUNK: usize = 2048;
     gate.par_chunks_mut(CHUNK).zip(up.par_chunks(CHUNK)).for_each(|(gate, up)| match isa {
         #[cfg(target_arch = "x86_64")]
-        // SAFETY: `Isa::Avx2` exists only on a machine with AVX2 and FMA.
-        Isa::Avx2 => unsafe { chunk_avx2(gate, up) },
+        // SAFETY: `Isa::Avx2` and `Isa::Avx512` exist only on a machine with AVX2 and FMA.
+        Isa::Avx2 | Isa::Avx512 => unsafe { chunk_avx2(gate, up) },
         Isa::Portable => chunk(gate, up),
     });
 }
