@@ -59,7 +59,9 @@ const sizes = values.full
 checkToolchain();
 const features = values.llama ? ['--features', 'tandem-bench/llama'] : [];
 if (values.llama) say('building with llama.cpp (the first time takes a quarter of an hour)');
-const native = { CMAKE_C_FLAGS: '-march=native', CMAKE_CXX_FLAGS: '-march=native' };
+// Without AMX: llama.cpp's kernels for it crash (seen with llama-cpp-2 0.1.160 on two cores).
+const flags = '-march=native -mno-amx-tile -mno-amx-int8 -mno-amx-bf16';
+const native = { CMAKE_C_FLAGS: flags, CMAKE_CXX_FLAGS: flags };
 await build({
   more: ['-p', 'tandem-bench', ...features],
   options: { env: { ...process.env, ...native } },

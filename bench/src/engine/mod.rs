@@ -7,7 +7,8 @@
 //! llama.cpp as fast as it gets on the machine that builds it:
 //!
 //! ```sh
-//! CMAKE_C_FLAGS=-march=native CMAKE_CXX_FLAGS=-march=native \
+//! F="-march=native -mno-amx-tile -mno-amx-int8 -mno-amx-bf16"
+//! CMAKE_C_FLAGS=$F CMAKE_CXX_FLAGS=$F \
 //!     cargo run --release -p tandem-bench --features llama -- engine --model FILE.gguf
 //! ```
 
