@@ -7,6 +7,7 @@ use candle_core::quantized::tokenizer::TokenizerFromGguf;
 use minijinja::{Environment, ErrorKind, context};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use tandem_speculation::TokenId;
@@ -153,19 +154,35 @@ impl Tokenizer {
         let mut rest = text;
         if !special {
             // A special token is recognised only when it is whole: cut after its first character.
-            while let Some(at) = self.first_special(rest) {
-                let cut = at + rest[at..].chars().next().map_or(0, char::len_utf8);
-                self.append(&rest[..cut], &mut ids)?;
-                rest = &rest[cut..];
+            let mut from = 0;
+            for at in self.special_places(text) {
+                let cut = at + text[at..].chars().next().map_or(0, char::len_utf8);
+                self.append(&text[from..cut], &mut ids)?;
+                from = cut;
             }
+            rest = &text[from..];
         }
         self.append(rest, &mut ids)?;
         Ok(ids)
     }
 
-    /// Where the first special token in `text` begins.
-    fn first_special(&self, text: &str) -> Option<usize> {
-        self.specials.iter().filter_map(|special| text.find(special.as_str())).min()
+    /// Where special tokens in `text` begin, in order. Its time grows with the text alone, however
+    /// many there are.
+    fn special_places(&self, text: &str) -> BTreeSet<usize> {
+        let mut places = BTreeSet::new();
+        for special in &self.specials {
+            let step = special.chars().next().map_or(1, char::len_utf8);
+            let mut from = 0;
+            while let Some(at) = text[from..].find(special.as_str()) {
+                places.insert(from + at);
+                from += at + step;
+            }
+        }
+        places
+    }
+
+    fn has_special(&self, text: &str) -> bool {
+        self.specials.iter().any(|special| text.contains(special.as_str()))
     }
 
     fn append(&self, text: &str, ids: &mut Vec<TokenId>) -> Result<(), Error> {
@@ -219,7 +236,7 @@ impl Tokenizer {
             let message = message
                 .ok_or_else(|| Error::Tokenizer("the chat template garbled a message".into()))?;
             // Text joins its surroundings up to the next special token, as if rendered in place.
-            if self.first_special(&message.content).is_some() {
+            if self.has_special(&message.content) {
                 self.append(&between, &mut ids)?;
                 between.clear();
                 ids.extend(self.encode(&message.content, false)?);
