@@ -43,7 +43,15 @@ const vitest = (output) => {
 const nodeTests = (output) => [sum(output, /^. pass (\d+)/gm), sum(output, /^. fail (\d+)/gm)];
 
 checkToolchain();
-await systemPackages(['webkit2gtk-driver', 'xvfb', 'x11-utils', 'dbus-daemon', 'chromium']);
+await systemPackages([
+  'webkit2gtk-driver',
+  'xvfb',
+  'x11-utils',
+  'dbus-daemon',
+  'chromium',
+  'haproxy',
+  'python3-venv',
+]);
 await build({ window: true });
 await models([DRAFTER, VERIFIER, 'smollm2-135m-instruct-q4_1']);
 
@@ -71,6 +79,7 @@ await step(
   ['test', '--release', '--locked', '--no-fail-fast', '--workspace'],
   cargoTests,
 );
+await step('open door', 'node', ['--test', 'tests/openai/openai.test.mjs'], nodeTests);
 const windows = readdirSync(path.join(root, 'tests', 'window'))
   .filter((name) => name.endsWith('.test.mjs'))
   .map((name) => path.join('tests', 'window', name));

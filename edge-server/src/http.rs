@@ -1,4 +1,4 @@
-//! The listener: WebSocket upgrade, `/healthz`, `/metrics`, and the edge's life.
+//! The listener: WebSocket upgrade, `/healthz`, `/readyz`, `/metrics`, and the edge's life.
 
 use crate::access::{Access, Pass};
 use crate::announce::Announcement;
@@ -6,6 +6,7 @@ use crate::control::Control;
 use crate::devices::Devices;
 use crate::listen;
 use crate::metrics::Metrics;
+use crate::openai::Door;
 use crate::pairing::Pairing;
 use crate::scheduler::{Limits, Scheduler, Work};
 use crate::socket::{Shared, serve};
@@ -20,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tandem_inference::Model;
 use tandem_protocol::{
     CONTROL_PATH, CONTROL_SUBPROTOCOL, EdgeInfo, MAX_CLIENT_FRAME, MAX_CONTROL_FRAME, MAX_DRAFT,
@@ -114,6 +115,9 @@ pub struct ServingNote {
 
 const NOTE: &str = "serving.json";
 
+/// An edge without a round for so long has no answer that goes on: a device drafts in less.
+const QUIET: Duration = Duration::from_secs(2);
+
 impl ServingNote {
     /// Of the edge that serves from this folder now.
     ///
@@ -133,6 +137,8 @@ pub struct Edge {
     address: SocketAddr,
     secure: bool,
     stop: CancellationToken,
+    draining: CancellationToken,
+    metrics: Arc<Metrics>,
     server: tokio::task::JoinHandle<()>,
 }
 
@@ -140,7 +146,7 @@ struct App {
     shared: Arc<Shared>,
     access: Arc<Access>,
     control: Control,
-    next: AtomicU64,
+    next: Arc<AtomicU64>,
 }
 
 impl Bound {
@@ -200,6 +206,7 @@ impl Bound {
         };
         let (work, inbox) = mpsc::channel(1024);
         let every = (limits.idle / 4).clamp(Duration::from_millis(100), Duration::from_secs(60));
+        let tokenizer = Arc::clone(model.tokenizer());
         let scheduler = Scheduler::new(model, config.drafter, limits, Arc::clone(&metrics));
         let compute = std::thread::Builder::new()
             .name("compute".into())
@@ -208,7 +215,15 @@ impl Bound {
         // `stop` ends listening and asks compute to finish; `over` ends the connections after that.
         let (stop, over) = (CancellationToken::new(), CancellationToken::new());
         let places = Arc::new(Semaphore::new(config.connections));
-        let shared = Arc::new(Shared { welcome, work, metrics, stop: over.clone(), places });
+        let draining = CancellationToken::new();
+        let shared = Arc::new(Shared {
+            welcome,
+            work,
+            metrics: Arc::clone(&metrics),
+            stop: over.clone(),
+            draining: draining.clone(),
+            places,
+        });
         let info = EdgeInfo {
             name: clean_name(&config.name),
             model: shared.welcome.model.clone(),
@@ -235,18 +250,23 @@ impl Bound {
             stop: over.clone(),
             places: Control::places(),
         };
+        let next = Arc::new(AtomicU64::new(1));
+        let door =
+            Door::new(Arc::clone(&shared), Arc::clone(&access), tokenizer, Arc::clone(&next));
         let app = Arc::new(App {
             shared: Arc::clone(&shared),
             access: Arc::clone(&access),
             control,
-            next: AtomicU64::new(1),
+            next,
         });
         let router = Router::new()
             .route(SOCKET_PATH, get(upgrade))
             .route(CONTROL_PATH, get(upgrade_control))
             .route("/healthz", get(health))
+            .route("/readyz", get(ready))
             .route("/metrics", get(metrics_text))
-            .with_state(app);
+            .with_state(app)
+            .merge(door.router());
         let stopped = stop.clone();
         let tls = secured.as_ref().map(|s| Arc::clone(&s.identity.server));
         let secure = tls.is_some();
@@ -272,7 +292,7 @@ impl Bound {
                 drop(serving);
             }
         });
-        Ok(Edge { address, secure, stop, server })
+        Ok(Edge { address, secure, stop, draining, metrics, server })
     }
 }
 
@@ -297,8 +317,27 @@ impl Edge {
         format!("{}://{}", if self.secure { "wss" } else { "ws" }, self.address)
     }
 
+    /// Begins nothing new and lets running answers go on, for `most` at most. `/readyz` fails from now on,
+    /// so that a balancer sends new work elsewhere; a device that begins an answer is sent away with it.
+    pub async fn drain(&self, most: Duration) {
+        self.draining.cancel();
+        let quiet = async {
+            let (mut since, mut rounds) = (Instant::now(), self.metrics.rounds.get());
+            while since.elapsed() < QUIET {
+                tokio::time::sleep(QUIET / 20).await;
+                let now = self.metrics.rounds.get();
+                if now != rounds || self.metrics.running.get() > 0 {
+                    (since, rounds) = (Instant::now(), now);
+                }
+            }
+        };
+        // It may well go on for longer.
+        let _ = tokio::time::timeout(most, quiet).await;
+    }
+
     /// Finishes running rounds, tells devices, and ends.
     pub async fn stop(self) {
+        self.draining.cancel();
         self.stop.cancel();
         let _ = self.server.await;
     }
@@ -334,6 +373,10 @@ async fn upgrade(
             env!("CARGO_PKG_VERSION")
         );
         return (StatusCode::BAD_REQUEST, text).into_response();
+    }
+    if app.shared.draining.is_cancelled() {
+        let text = "this edge is stopping; connect to another one, or again in a moment\n";
+        return (StatusCode::SERVICE_UNAVAILABLE, text).into_response();
     }
     let connection = app.next.fetch_add(1, Ordering::Relaxed);
     let shared = Arc::clone(&app.shared);
@@ -387,6 +430,20 @@ async fn health(State(app): State<Arc<App>>) -> Response {
         "sessions": shared.metrics.sessions.get(),
     });
     ([(header::CONTENT_TYPE, "application/json")], body.to_string()).into_response()
+}
+
+/// Whether new work should come here; for balancers.
+async fn ready(State(app): State<Arc<App>>) -> Response {
+    let shared = &app.shared;
+    let (status, text) = if shared.draining.is_cancelled() {
+        (StatusCode::SERVICE_UNAVAILABLE, "draining")
+    } else if shared.work.is_closed() {
+        (StatusCode::SERVICE_UNAVAILABLE, "the model's thread has ended")
+    } else {
+        (StatusCode::OK, "ready")
+    };
+    let body = serde_json::json!({ "status": text }).to_string();
+    (status, [(header::CONTENT_TYPE, "application/json")], body).into_response()
 }
 
 async fn metrics_text(State(app): State<Arc<App>>, headers: HeaderMap) -> Response {

@@ -3,7 +3,8 @@
 //! **Invariant: sockets never compute, and the compute thread never waits for a socket.** Connections
 //! (`socket.rs`) hand checked messages to one thread (`scheduler.rs`) that owns the model and all
 //! sessions (`session.rs`); answers go back through bounded channels, and a peer that does not read
-//! them is dropped. The edge knows token ids and probabilities, never text.
+//! them is dropped. All of that knows token ids and probabilities, never text; text is known in
+//! `openai/` alone, the door for other clients.
 
 mod access;
 mod announce;
@@ -13,6 +14,7 @@ mod devices;
 mod http;
 mod listen;
 mod metrics;
+mod openai;
 mod pairing;
 mod peer;
 mod scheduler;

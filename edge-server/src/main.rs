@@ -82,6 +82,11 @@ struct Serve {
     /// Compute threads; as many as the machine has when absent.
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
+    /// After Ctrl-C or SIGTERM, begin nothing new but let running answers go on, for so many seconds at
+    /// most. With 0 they end after their running rounds; devices go on where they were, at another edge
+    /// or when this one is back. A second signal ends the wait.
+    #[arg(long, value_name = "SECONDS", default_value_t = 0)]
+    drain: u64,
     /// End when standard input ends: for a program that starts the edge as its helper.
     #[arg(long)]
     exit_with_parent: bool,
@@ -138,6 +143,13 @@ async fn serve(args: Serve) -> Result<()> {
     let edge = bound.with_drafter(drafter.map(Arc::new)).serve(Arc::new(model))?;
     announce(&format!("tandem-edge ready at {} (model {name})", edge.url()));
     stop.await;
+    if args.drain > 0 {
+        tracing::info!("draining for up to {} s", args.drain);
+        tokio::select! {
+            () = edge.drain(Duration::from_secs(args.drain)) => {}
+            () = stop_signal(false)? => {}
+        }
+    }
     tracing::info!("stopping");
     edge.stop().await;
     // A blocked read of standard input must not keep the process.

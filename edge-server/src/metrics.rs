@@ -13,6 +13,11 @@ struct Code {
     code: String,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Status {
+    status: u16,
+}
+
 /// All of the edge's figures; cheap to update from any thread.
 pub struct Metrics {
     registry: Registry,
@@ -37,6 +42,9 @@ pub struct Metrics {
     /// Payload bytes sent.
     pub sent: Counter,
     errors: Family<Code, Counter>,
+    chat_requests: Family<Status, Counter>,
+    /// Sessions that wait for compute.
+    pub running: Gauge,
     /// Sequences computed together.
     pub batch: Histogram,
     /// Seconds between a draft's arrival and its forward pass.
@@ -63,6 +71,8 @@ impl Metrics {
             received: Counter::default(),
             sent: Counter::default(),
             errors: Family::default(),
+            chat_requests: Family::default(),
+            running: Gauge::default(),
             batch: Histogram::new([1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0]),
             queued: seconds(),
             verified: seconds(),
@@ -85,6 +95,12 @@ impl Metrics {
         );
         registry.register_with_unit("sent", "Payload sent", Unit::Bytes, m.sent.clone());
         registry.register("errors", "Errors told to devices", m.errors.clone());
+        registry.register(
+            "chat_requests",
+            "Chat completions over HTTP that were answered, by status",
+            m.chat_requests.clone(),
+        );
+        registry.register("running_sessions", "Sessions that wait for compute", m.running.clone());
         registry.register("batch_sequences", "Sequences computed together", m.batch.clone());
         registry.register_with_unit(
             "queue",
@@ -104,6 +120,11 @@ impl Metrics {
     /// Counts an error told to a device.
     pub fn error(&self, code: tandem_protocol::ErrorCode) {
         self.errors.get_or_create(&Code { code: format!("{code:?}") }).inc();
+    }
+
+    /// Counts an answered chat completion.
+    pub(crate) fn chat_request(&self, status: u16) {
+        self.chat_requests.get_or_create(&Status { status }).inc();
     }
 
     /// The text that Prometheus reads.
@@ -140,6 +161,7 @@ mod tests {
     fn the_dashboard_asks_for_figures_that_exist() {
         let metrics = Metrics::new();
         metrics.error(tandem_protocol::ErrorCode::Busy);
+        metrics.chat_request(200);
         let text = metrics.text();
         let told = names(&text);
         let dashboard = include_str!("../../deploy/grafana.json");
@@ -148,5 +170,33 @@ mod tests {
         assert!(asked.len() > 10, "{asked:?}");
         let missing: Vec<_> = asked.difference(&told).collect();
         assert!(missing.is_empty(), "{missing:?} of {told:?}");
+    }
+
+    /// Prometheus' conventions: a prefix, snake case, base units in the name, `_total` on counters alone.
+    #[test]
+    fn names_follow_the_conventions() {
+        let text = Metrics::new().text();
+        let kinds = text.lines().filter_map(|l| l.strip_prefix("# TYPE ")?.split_once(' '));
+        let kinds: Vec<_> = kinds.collect();
+        assert!(kinds.len() > 12, "{kinds:?}");
+        for (name, kind) in kinds {
+            let plain = name.chars().all(|c| c == '_' || c.is_ascii_lowercase());
+            assert!(plain && name.starts_with("tandem_edge_"), "{name}");
+            // The samples of a counter have the ending that its type's line lacks.
+            assert!(!name.ends_with("_total"), "{name}");
+            for other in ["_ms", "_milliseconds", "_kib", "_mib", "_percent", "_count", "_sum"] {
+                assert!(!name.ends_with(other), "{name}");
+            }
+            let unit = text.lines().find_map(|l| l.strip_prefix(&format!("# UNIT {name} ")));
+            assert!(unit.is_none_or(|unit| name.ends_with(unit)), "{name} in {unit:?}");
+            assert!(["counter", "gauge", "histogram"].contains(&kind), "{name}: {kind}");
+            assert!(text.contains(&format!("# HELP {name} ")), "{name}");
+        }
+        for sample in text.lines().filter(|l| !l.starts_with('#')) {
+            let name = sample.split([' ', '{']).next().unwrap_or_default();
+            let base = name.strip_suffix("_total").unwrap_or(name);
+            let counter = text.contains(&format!("# TYPE {base} counter"));
+            assert_eq!(counter, name.ends_with("_total"), "{name}");
+        }
     }
 }

@@ -103,6 +103,7 @@ impl Scheduler {
             }
             self.forget_idle();
             self.metrics.sessions.set(self.sessions.len() as i64);
+            self.metrics.running.set(self.sessions.values().filter(|s| s.runs()).count() as i64);
             self.metrics.kv_bytes.set(self.kv_bytes() as i64);
         }
         for session in self.sessions.values() {
@@ -114,7 +115,7 @@ impl Scheduler {
     }
 
     fn busy(&self) -> bool {
-        self.sessions.values().any(|s| !s.prompt_left().is_empty() || s.waits())
+        self.sessions.values().any(Session::runs)
     }
 
     fn kv_bytes(&self) -> usize {

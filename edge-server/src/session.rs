@@ -217,6 +217,11 @@ impl Session {
         !self.jobs.is_empty()
     }
 
+    /// Whether there is anything to compute.
+    pub(crate) fn runs(&self) -> bool {
+        self.waits() || !self.prompt_left().is_empty()
+    }
+
     /// Whether plain tokens are being drawn.
     pub(crate) fn streams(&self) -> bool {
         matches!(self.jobs.front(), Some(Job::Stream { .. }))

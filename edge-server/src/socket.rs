@@ -21,7 +21,7 @@ const HELLO: Duration = Duration::from_secs(10);
 /// A ping is sent after this silence; a peer silent for three of them is gone.
 const PING: Duration = Duration::from_secs(20);
 /// Answers waiting for a slow reader at most.
-const OUTBOUND: usize = 256;
+pub(crate) const OUTBOUND: usize = 256;
 /// Messages of one connection waiting for compute at most.
 const INBOUND: usize = 8;
 
@@ -31,6 +31,8 @@ pub(crate) struct Shared {
     pub work: mpsc::Sender<Work>,
     pub metrics: Arc<Metrics>,
     pub stop: CancellationToken,
+    /// Nothing new is begun here any more.
+    pub draining: CancellationToken,
     /// Places for connections.
     pub places: Arc<Semaphore>,
 }
@@ -181,6 +183,12 @@ async fn run(socket: WebSocket, shared: &Shared, connection: u64, pass: &Pass) {
                         break;
                     }
                 };
+                if matches!(message, ClientMessage::Open(_)) && shared.draining.is_cancelled() {
+                    // The device opens the same answer again where it connects next.
+                    let text = "the edge is stopping; go on at another one";
+                    end(&mut sink, shared, ErrorCode::ShuttingDown, text).await;
+                    break;
+                }
                 let arrived = Instant::now();
                 let Ok(permit) = Arc::clone(&inbound).try_acquire_owned() else {
                     violation(&mut sink, shared, "too many messages at once").await;

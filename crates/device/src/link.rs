@@ -11,13 +11,14 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tandem_protocol::{
-    CertificateId, ClientMessage, Hello, MAX_SERVER_FRAME, SOCKET_PATH, SUBPROTOCOL, ServerMessage,
-    Welcome, decode_server, encode_client,
+    CertificateId, ClientMessage, ErrorCode, Hello, MAX_SERVER_FRAME, Refused, SOCKET_PATH,
+    SUBPROTOCOL, ServerMessage, Welcome, decode_server, encode_client,
 };
 use tandem_speculation::Planner;
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::tungstenite::error::ProtocolError;
 use tokio_tungstenite::tungstenite::http::HeaderValue;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::{Error as WsError, Message};
@@ -320,6 +321,11 @@ impl Task {
                  together; choose a drafter of the verifier's family",
                 self.hello.drafter, welcome.model
             ))),
+            // These pass, and behind a balancer the next one may be free.
+            Ok(ServerMessage::Refused(Refused {
+                code: ErrorCode::Busy | ErrorCode::ShuttingDown,
+                message,
+            })) => Err(Failure::Unreachable(message)),
             Ok(ServerMessage::Refused(refused)) => Err(Failure::refused(refused.message)),
             Ok(_) => Err(Failure::refused("the edge did not answer Hello as it must")),
             Err(e) => Err(Failure::refused(format!(
@@ -462,10 +468,19 @@ fn explain(at: &EdgeAddress, error: WsError) -> Failure {
                     "the edge at {at} speaks TLS only: pair this device with it, run \
                      `tandem-edge pair` on the box"
                 )),
+                // An edge that stops, or a balancer that has none at the moment.
+                502..=504 => Failure::Unreachable(format!(
+                    "the edge at {at} is not ready (status {}): {says}",
+                    response.status().as_u16()
+                )),
                 status => Failure::refused(format!(
                     "the edge at {at} refuses with status {status}: {says}"
                 )),
             }
+        }
+        // Closed in the middle: an edge that ends now, or a balancer without one.
+        WsError::Protocol(ProtocolError::HandshakeIncomplete) => {
+            Failure::Unreachable(format!("the edge at {at} closed the connection"))
         }
         WsError::Protocol(e) => Failure::refused(format!(
             "what answers at {at} does not speak {SUBPROTOCOL} ({e}); is the address right, and \
