@@ -92,7 +92,7 @@ pub fn request(drafter: &Drafter, prompt: &str, mode: Mode, gamma: usize) -> Req
     let message = ChatMessage { role: Role::User, content: prompt.into() };
     Request {
         session: new_session(),
-        prompt: drafter.model().tokenizer().encode_chat(&[message]).expect("ids"),
+        prompt: drafter.tokenizer().encode_chat(&[message]).expect("ids"),
         sampling: Sampling::GREEDY,
         seed: 1,
         mode,

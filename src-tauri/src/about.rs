@@ -85,7 +85,7 @@ fn describe(app: &App, conversations: usize) -> String {
     line("Tandem", env!("CARGO_PKG_VERSION").into());
     line("system", format!("{} {}", std::env::consts::OS, std::env::consts::ARCH));
     line("webview", tauri::webview_version().unwrap_or_else(|e| e.to_string()));
-    let device = app.changing().drafter.as_ref().map(|d| d.model().info().device.clone());
+    let device = app.changing().drafter.as_ref().map(|d| d.info().device.clone());
     line(
         "drafter",
         format!(

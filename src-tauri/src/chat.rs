@@ -241,9 +241,8 @@ pub(crate) async fn encode(
     messages: Vec<ChatMessage>,
     begun: String,
 ) -> Result<Vec<TokenId>, ApiError> {
-    let model = Arc::clone(drafter.model());
+    let tokenizer = Arc::clone(drafter.tokenizer());
     let work = tauri::async_runtime::spawn_blocking(move || {
-        let tokenizer = model.tokenizer();
         let mut ids = tokenizer.encode_chat(&messages)?;
         ids.extend(tokenizer.encode(&begun, false)?);
         Ok::<_, tandem_inference::Error>(ids)

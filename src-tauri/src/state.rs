@@ -150,7 +150,7 @@ impl App {
         let drafter = match &now.drafter {
             Some(d) => DrafterStatus {
                 state: "ready",
-                model: Some(d.model().info().name.clone()),
+                model: Some(d.info().name.clone()),
                 detail: None,
             },
             None => DrafterStatus {

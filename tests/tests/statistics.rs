@@ -66,7 +66,7 @@ async fn the_pair_writes_what_the_verifier_alone_would() {
     wanted.sampling = PLAIN;
     wanted.max_tokens = 3;
     let p = next(&verifier, &wanted.prompt, &PLAIN);
-    let q = next(drafter.model(), &wanted.prompt, &PLAIN);
+    let q = next(&model(DRAFTER), &wanted.prompt, &PLAIN);
     let apart = variation(&p, &q);
     assert!(apart > 0.15, "p and q are too near to show anything: {apart}");
 

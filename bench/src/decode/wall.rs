@@ -142,7 +142,7 @@ async fn answer(
     let message = ChatMessage { role: Role::User, content: prompt.into() };
     let request = Request {
         session: new_session(),
-        prompt: drafter.model().tokenizer().encode_chat(&[message])?,
+        prompt: drafter.tokenizer().encode_chat(&[message])?,
         sampling: Sampling::GREEDY,
         seed: 1,
         mode: match scheme {

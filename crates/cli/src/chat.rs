@@ -239,7 +239,7 @@ impl Session {
     /// Answers one question, on standard output and in the database.
     async fn answer(&mut self, prompt: &str) -> Result<Finish> {
         self.messages.push(said(Role::User, prompt));
-        let tokenizer = self.drafter.model().tokenizer();
+        let tokenizer = self.drafter.tokenizer();
         let request = Request {
             session: self.store.session(self.conversation.id).await?,
             prompt: tokenizer.encode_chat(&self.messages)?,

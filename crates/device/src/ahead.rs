@@ -13,7 +13,7 @@
 
 use crate::drafter::{DraftRequest, Drafted, DrafterError};
 use crate::generate::{Broken, Event, Run};
-use crate::record::{Mode, RoundRecord};
+use crate::record::RoundRecord;
 use crate::rounds::{Received, impossible, is_edges_own, ms};
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -81,10 +81,14 @@ impl<F: FnMut(Event)> Run<'_, F> {
             if self.finished().is_some() {
                 return Ok(());
             }
-            if flight.drafting.is_none() && flight.sent.len() < MAX_IN_FLIGHT {
+            let leaves = self.leaves_ahead();
+            if flight.drafting.is_none() && flight.sent.len() < MAX_IN_FLIGHT && !leaves {
                 flight.drafting = self.begin(flight);
             }
             if flight.drafting.is_none() && flight.sent.is_empty() {
+                if leaves {
+                    return Ok(());
+                }
                 // No room for a draft: one plain token.
                 return self.speculate(epoch).await;
             }
@@ -95,7 +99,7 @@ impl<F: FnMut(Event)> Run<'_, F> {
                     self.receive(epoch, flight, received?).await?;
                     // After a correction no draft is on its way.
                     let free = flight.sent.is_empty() && flight.drafting.is_none();
-                    if free && self.request.mode == Mode::Auto && self.choose_way() {
+                    if free && self.choose_way() {
                         return Ok(());
                     }
                 }
@@ -112,7 +116,7 @@ impl<F: FnMut(Event)> Run<'_, F> {
         let mut tokens = self.tokens.clone();
         tokens.extend(flight.ids());
         let ended = !flight.sent.is_empty()
-            && tokens.last().is_some_and(|t| self.drafter.model().tokenizer().is_end(*t));
+            && tokens.last().is_some_and(|t| self.drafter.tokenizer().is_end(*t));
         let left = (self.request.max_tokens + self.request.prompt.len()).checked_sub(tokens.len());
         // The edge keeps a place for one token more.
         let room = self.context.saturating_sub(tokens.len() + 1);

@@ -207,7 +207,7 @@ pub async fn benchmark(
     cancel: &CancellationToken,
     mut on: impl FnMut(Progress),
 ) -> Result<Benchmark, BenchmarkError> {
-    let info = drafter.model().info();
+    let info = drafter.info();
     let mut pair = Pair::alone(&info.name, info.vocab);
     let mut ways = vec![(Mode::Device, Gamma::Auto)];
     if let Some(link) = link {
@@ -270,7 +270,7 @@ async fn answer(
     let request = Request {
         // A session of its own: each way reads the prompt anew.
         session: new_session(),
-        prompt: drafter.model().tokenizer().encode_chat(&[question])?,
+        prompt: drafter.tokenizer().encode_chat(&[question])?,
         sampling: Sampling::GREEDY,
         seed: 1,
         mode,

@@ -3,11 +3,17 @@
 //! Requests carry the whole text as ids, and the thread keeps what its KV cache shares with it.
 //! That makes roll-back after a rejection, the hole after a full acceptance (the last drafted token
 //! has not been through the model yet) and the change between conversations the same simple thing.
+//!
+//! Even the weights are a cache of their file: they can be given back at any time, and the next draft
+//! that is really needed loads them again. Tokenizer and facts stay.
 
+use crate::link::lock;
+use crate::policy::{Advice, Reason};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
-use tandem_inference::{KvCache, LoadOptions, Model, Segment, Wanted};
+use tandem_inference::{KvCache, LoadOptions, Model, ModelInfo, Segment, Tokenizer, Wanted};
 use tandem_protocol::{Hello, PROTOCOL_VERSION, SessionId};
 use tandem_speculation::{
     Distribution, DraftStop, Lookup, ProcessError, Purpose, Randomness, Sampling, Source, TokenId,
@@ -98,18 +104,33 @@ impl Drafted {
     }
 }
 
-struct Command {
-    request: DraftRequest,
-    cancel: CancellationToken,
-    reply: oneshot::Sender<Result<Drafted, DrafterError>>,
+enum Command {
+    Draft {
+        request: DraftRequest,
+        cancel: CancellationToken,
+        reply: oneshot::Sender<Result<Drafted, DrafterError>>,
+    },
+    /// Loads the weights, if they are not here.
+    Load(Option<oneshot::Sender<Result<(), DrafterError>>>),
+    /// Gives back the memory of weights and caches.
+    GiveBack,
 }
 
 /// A handle to the drafter's thread, which ends with the last handle.
 #[derive(Clone)]
 pub struct Drafter {
-    model: Arc<Model>,
+    shared: Arc<Shared>,
+    // Commands come one at a time from the answers that run, so a queue without end stays short.
+    commands: mpsc::UnboundedSender<Command>,
+}
+
+struct Shared {
+    info: ModelInfo,
+    tokenizer: Arc<Tokenizer>,
     context: usize,
-    commands: mpsc::Sender<Command>,
+    /// Whether the weights are here.
+    loaded: AtomicBool,
+    advice: Mutex<Advice>,
 }
 
 impl Drafter {
@@ -122,24 +143,63 @@ impl Drafter {
         options: LoadOptions,
         context: usize,
     ) -> Result<Self, DrafterError> {
-        let model = tokio::task::spawn_blocking(move || Model::load(&path, &options))
+        let file = path.clone();
+        let how = options.clone();
+        let model = tokio::task::spawn_blocking(move || Model::load(&file, &how))
             .await
             .map_err(|_| DrafterError::Gone)??;
-        let context = context.min(model.info().max_context);
-        let model = Arc::new(model);
-        let (commands, inbox) = mpsc::channel(4);
-        let worker = Worker { model: Arc::clone(&model), context, slots: Vec::new(), clock: 0 };
+        let (info, tokenizer) = (model.info().clone(), Arc::clone(model.tokenizer()));
+        Self::start((path, options), (info, tokenizer), Some(model), context)
+    }
+
+    /// Reads a model file's tokenizer and starts the thread without the weights, with the advice to
+    /// let the edge write: for a device whose memory is short.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub async fn open(
+        path: PathBuf,
+        options: LoadOptions,
+        context: usize,
+    ) -> Result<Self, DrafterError> {
+        let file = path.clone();
+        let outline = tokio::task::spawn_blocking(move || Model::outline(&file))
+            .await
+            .map_err(|_| DrafterError::Gone)??;
+        let drafter = Self::start((path, options), outline, None, context)?;
+        *lock(&drafter.shared.advice) = Advice::Stream(Reason::Memory);
+        Ok(drafter)
+    }
+
+    fn start(
+        source: (PathBuf, LoadOptions),
+        (info, tokenizer): (ModelInfo, Arc<Tokenizer>),
+        model: Option<Model>,
+        context: usize,
+    ) -> Result<Self, DrafterError> {
+        let context = context.min(info.max_context);
+        let (loaded, advice) = (AtomicBool::new(model.is_some()), Mutex::default());
+        let shared = Arc::new(Shared { info, tokenizer, context, loaded, advice });
+        let (commands, inbox) = mpsc::unbounded_channel();
+        let worker =
+            Worker { source, model, shared: Arc::clone(&shared), slots: Vec::new(), clock: 0 };
         std::thread::Builder::new()
             .name("drafter".into())
             .spawn(move || worker.run(inbox))
             .map_err(|_| DrafterError::Gone)?;
-        Ok(Self { model, context, commands })
+        Ok(Self { shared, commands })
     }
 
-    /// The model, for its tokenizer and its facts.
+    /// The model's tokenizer.
     #[must_use]
-    pub fn model(&self) -> &Arc<Model> {
-        &self.model
+    pub fn tokenizer(&self) -> &Arc<Tokenizer> {
+        &self.shared.tokenizer
+    }
+
+    /// Facts about the model.
+    #[must_use]
+    pub fn info(&self) -> &ModelInfo {
+        &self.shared.info
     }
 
     /// How a link introduces this device to an edge; any model of the edge will do.
@@ -148,8 +208,8 @@ impl Drafter {
         Hello {
             protocol: PROTOCOL_VERSION,
             app_version: env!("CARGO_PKG_VERSION").into(),
-            drafter: self.model().info().name.clone(),
-            tokenizer: self.model().tokenizer().fingerprint(),
+            drafter: self.info().name.clone(),
+            tokenizer: self.tokenizer().fingerprint(),
             model: None,
         }
     }
@@ -157,7 +217,49 @@ impl Drafter {
     /// Tokens of a conversation at most.
     #[must_use]
     pub fn context(&self) -> usize {
-        self.context
+        self.shared.context
+    }
+
+    /// Follows a policy from now on, also in an answer that is being written. Its memory is given
+    /// back where that is the reason, and taken again when it is not any more.
+    pub fn advise(&self, advice: Advice) {
+        let before = std::mem::replace(&mut *lock(&self.shared.advice), advice);
+        let memory = Advice::Stream(Reason::Memory);
+        // A thread that is gone says so when it is asked to draft.
+        if advice == memory && before != memory {
+            let _ = self.commands.send(Command::GiveBack);
+        } else if advice != memory && before == memory {
+            let _ = self.commands.send(Command::Load(None));
+        }
+    }
+
+    /// How much to draft now. Weights that are not here, or not yet again, are not waited for.
+    #[must_use]
+    pub fn advice(&self) -> Advice {
+        let advice = *lock(&self.shared.advice);
+        if self.is_loaded() { advice } else { Advice::Stream(Reason::Memory) }
+    }
+
+    /// Whether its memory is given back, or was never taken, because there is little.
+    #[must_use]
+    pub fn is_given_back(&self) -> bool {
+        *lock(&self.shared.advice) == Advice::Stream(Reason::Memory)
+    }
+
+    /// Whether the weights are in memory.
+    #[must_use]
+    pub fn is_loaded(&self) -> bool {
+        self.shared.loaded.load(Ordering::Acquire)
+    }
+
+    /// Waits until the weights are in memory.
+    ///
+    /// # Errors
+    /// If they cannot be loaded any more.
+    pub async fn loaded(&self) -> Result<(), DrafterError> {
+        let (reply, answer) = oneshot::channel();
+        self.commands.send(Command::Load(Some(reply))).map_err(|_| DrafterError::Gone)?;
+        answer.await.map_err(|_| DrafterError::Gone)?
     }
 
     /// Drafts. Cancelling ends the work within one small forward pass.
@@ -170,8 +272,8 @@ impl Drafter {
         cancel: &CancellationToken,
     ) -> Result<Drafted, DrafterError> {
         let (reply, answer) = oneshot::channel();
-        let command = Command { request, cancel: cancel.clone(), reply };
-        self.commands.send(command).await.map_err(|_| DrafterError::Gone)?;
+        let command = Command::Draft { request, cancel: cancel.clone(), reply };
+        self.commands.send(command).map_err(|_| DrafterError::Gone)?;
         answer.await.map_err(|_| DrafterError::Gone)?
     }
 }
@@ -185,21 +287,53 @@ struct Slot {
 }
 
 struct Worker {
-    model: Arc<Model>,
-    context: usize,
+    source: (PathBuf, LoadOptions),
+    /// `None` while its memory is given back.
+    model: Option<Model>,
+    shared: Arc<Shared>,
     slots: Vec<Slot>,
     clock: u64,
 }
 
 impl Worker {
-    fn run(mut self, mut inbox: mpsc::Receiver<Command>) {
-        while let Some(Command { request, cancel, reply }) = inbox.blocking_recv() {
-            let result = self.draft(&request, &cancel);
-            let _ = reply.send(result);
+    fn run(mut self, mut inbox: mpsc::UnboundedReceiver<Command>) {
+        while let Some(command) = inbox.blocking_recv() {
+            match command {
+                Command::Draft { request, cancel, reply } => {
+                    let _ = reply.send(self.draft(&request, &cancel));
+                }
+                Command::Load(reply) => {
+                    let loaded = self.model();
+                    if let Err(e) = &loaded {
+                        tracing::warn!("the drafter cannot be loaded again: {e}");
+                    }
+                    if let Some(reply) = reply {
+                        let _ = reply.send(loaded.map(|_| ()));
+                    }
+                }
+                Command::GiveBack => {
+                    self.shared.loaded.store(false, Ordering::Release);
+                    self.slots = Vec::new();
+                    self.model = None;
+                }
+            }
         }
     }
 
-    fn slot(&mut self, session: SessionId) -> Result<usize, DrafterError> {
+    /// The model, loaded again if it is not here.
+    fn model(&mut self) -> Result<&Model, DrafterError> {
+        let model = match self.model.take() {
+            Some(model) => model,
+            None => {
+                let (path, options) = &self.source;
+                Model::load_with(path, &self.shared.tokenizer, options)?
+            }
+        };
+        self.shared.loaded.store(true, Ordering::Release);
+        Ok(self.model.insert(model))
+    }
+
+    fn slot(&mut self, session: SessionId) -> Result<(&Model, &mut Slot), DrafterError> {
         self.clock += 1;
         let known = self.slots.iter().position(|s| s.session == session);
         let at = match known {
@@ -209,13 +343,15 @@ impl Worker {
                     let oldest = (0..SLOTS).min_by_key(|&i| self.slots[i].used).unwrap_or(0);
                     self.slots.swap_remove(oldest);
                 }
-                let cache = self.model.new_cache(self.context)?;
+                let context = self.shared.context;
+                let cache = self.model()?.new_cache(context)?;
                 self.slots.push(Slot { session, cache, tokens: Vec::new(), used: 0 });
                 self.slots.len() - 1
             }
         };
         self.slots[at].used = self.clock;
-        Ok(at)
+        let model = self.model.as_ref().ok_or(DrafterError::Gone)?;
+        Ok((model, &mut self.slots[at]))
     }
 
     fn draft(
@@ -223,8 +359,7 @@ impl Worker {
         request: &DraftRequest,
         cancel: &CancellationToken,
     ) -> Result<Drafted, DrafterError> {
-        let at = self.slot(request.session)?;
-        let slot = &mut self.slots[at];
+        let (model, slot) = self.slot(request.session)?;
         let shared = slot.tokens.iter().zip(&request.tokens).take_while(|(a, b)| a == b).count();
         // The last token's logits are needed, so it is always computed.
         let keep = shared.min(request.tokens.len().saturating_sub(1));
@@ -238,7 +373,7 @@ impl Worker {
             }
             let from = slot.tokens.len();
             let piece = &request.tokens[from..last.min(from + PREFILL_PIECE)];
-            forward(&self.model, slot, piece, Wanted::None)?;
+            forward(model, slot, piece, Wanted::None)?;
         }
         let start = Instant::now();
         let mut text = request.tokens.clone();
@@ -249,7 +384,7 @@ impl Worker {
                 return Err(DrafterError::Cancelled);
             }
             let new = text[slot.tokens.len()..].to_vec();
-            let mut logits = forward(&self.model, slot, &new, Wanted::Last)?;
+            let mut logits = forward(model, slot, &new, Wanted::Last)?;
             let sure = confidence(logits.row_mut(0));
             let q = process(logits.row_mut(0), &request.sampling, &text)?;
             let at = text.len() as u32;
@@ -262,7 +397,7 @@ impl Worker {
             // Whether to go on depends only on tokens that are already drawn and will be sent, and
             // on the time, so the text's distribution is untouched (`DraftStop`). What follows an
             // accepted end token is never used.
-            if self.model.tokenizer().is_end(id)
+            if model.tokenizer().is_end(id)
                 || !stop.goes_on(sure)
                 || request.until.is_some_and(|until| Instant::now() >= until)
             {

@@ -7,6 +7,7 @@
 
 use crate::drafter::{DraftRequest, Drafted, Drafter, DrafterError};
 use crate::link::{Channel, Link, LinkState, lock};
+use crate::policy::{Advice, SHORT};
 use crate::record::{Ahead, Finish, Gamma, Mode, Pair, RoundRecord, Totals, WhenEdgeLost};
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
@@ -142,13 +143,25 @@ impl<E: Into<GenerateError>> From<E> for Broken {
 
 /// A change of the way in a stable form: `WAY EXPECTED WAS`, the times in milliseconds a token.
 fn describe(change: &Change) -> String {
-    let way = match change.to {
+    format!("{} {:.1} {:.1}", name(change.to), change.expected_ms, change.was_ms)
+}
+
+/// The same where the device's state decides: `WAY REASON`, or `WAY recovered`.
+fn describe_advice(way: Way, advice: Advice) -> String {
+    let reason = match advice {
+        Advice::Short(reason) | Advice::Stream(reason) => reason.as_str(),
+        Advice::Draft => "recovered",
+    };
+    format!("{} {reason}", name(way))
+}
+
+fn name(way: Way) -> &'static str {
+    match way {
         Way::Stream => "stream",
         Way::Turns => "turns",
         Way::Ahead => "ahead",
         Way::Colocated => "colocated",
-    };
-    format!("{way} {:.1} {:.1}", change.expected_ms, change.was_ms)
+    }
 }
 
 /// Times a session is opened again without a finished round in between.
@@ -173,8 +186,9 @@ pub(crate) struct Run<'a, F> {
     pub pending: VecDeque<Drafted>,
     /// Costs of this link, and what they say about how to go on.
     planner: Arc<Mutex<Planner>>,
-    /// The way of the round before.
+    /// The way of the round before, and the advice that it followed.
     way: Way,
+    advice: Advice,
     /// Why the next round goes another way than the one before.
     decision: Option<String>,
     /// When the last round ended, if nothing but rounds came since.
@@ -188,8 +202,10 @@ pub(crate) struct Run<'a, F> {
     started: Instant,
     /// The edge stays away: the drafter writes alone until it is back.
     alone: bool,
-    /// An edge that failed is not asked again before.
+    /// An edge that failed is not asked again before, on the same connection.
     again_at: Instant,
+    /// The last connection that was used.
+    epoch: Option<u32>,
 }
 
 /// Writes an answer; `on` gets each event in order, the text in whole characters.
@@ -208,7 +224,7 @@ pub async fn generate<F: FnMut(Event)>(
         return Err(GenerateError::Empty);
     }
     let wants_edge = request.mode != Mode::Device;
-    let info = drafter.model().info();
+    let info = drafter.info();
     let alone = Arc::new(Pair::alone(&info.name, info.vocab));
     let mut run = Run {
         drafter,
@@ -224,16 +240,18 @@ pub async fn generate<F: FnMut(Event)>(
         pending: VecDeque::new(),
         planner: link.map_or_else(Arc::default, |link| Arc::clone(link.planner())),
         way: Way::Turns,
+        advice: Advice::Draft,
         decision: None,
         ended: None,
         randomness: Randomness::new(request.seed),
         context: drafter.context(),
         pairs: [Arc::clone(&alone), alone],
-        detokenizer: drafter.model().tokenizer().detokenizer(),
+        detokenizer: drafter.tokenizer().detokenizer(),
         totals: Totals::default(),
         started: Instant::now(),
         alone: false,
         again_at: Instant::now(),
+        epoch: None,
     };
     let finish = run.run().await;
     if let (Some(channel), Some(epoch)) = (&run.channel, run.opened)
@@ -296,7 +314,7 @@ impl<F: FnMut(Event)> Run<'_, F> {
 
     pub(crate) fn finished(&self) -> Option<Finish> {
         let answer = &self.tokens[self.request.prompt.len()..];
-        if answer.last().is_some_and(|t| self.drafter.model().tokenizer().is_end(*t)) {
+        if answer.last().is_some_and(|t| self.drafter.tokenizer().is_end(*t)) {
             Some(Finish::Stop)
         } else if answer.len() >= self.request.max_tokens || self.tokens.len() >= self.context {
             Some(Finish::Length)
@@ -326,11 +344,14 @@ impl<F: FnMut(Event)> Run<'_, F> {
     /// The connection to use, waiting for one if it was just lost; `None` says to go on alone.
     async fn edge(&mut self) -> Result<Option<u32>, Broken> {
         let Some(channel) = self.channel.as_ref() else { return Ok(None) };
-        if self.alone && Instant::now() < self.again_at {
+        let state = channel.link().state().borrow().clone();
+        let same =
+            !matches!(state, LinkState::Connected { epoch, .. } if Some(epoch) != self.epoch);
+        if self.alone && same && Instant::now() < self.again_at {
             return Ok(None);
         }
-        let state = channel.link().state().borrow().clone();
         if let LinkState::Connected { epoch, welcome } = state {
+            self.epoch = Some(epoch);
             if self.alone && self.round > 0 {
                 let text = "the edge is back".to_owned();
                 (self.on)(Event::Notice { warning: false, text });
@@ -393,32 +414,61 @@ impl<F: FnMut(Event)> Run<'_, F> {
     /// Sets the way of the next round; true if it is another one than before.
     pub(crate) fn choose_way(&mut self) -> bool {
         let before = self.way;
-        self.way = match (self.request.mode, self.request.ahead) {
+        if !self.pending.is_empty() {
             // Drafts that are on their way keep theirs.
-            (Mode::Auto, _) if !self.pending.is_empty() => before,
+            return false;
+        }
+        if self.request.mode == Mode::Edge {
+            self.way = Way::Stream;
+            return self.way != before;
+        }
+        let advice = self.drafter.advice();
+        let mut planner = lock(&self.planner);
+        let mut decision = None;
+        let planned = match (self.request.mode, self.request.ahead) {
+            (_, _) if matches!(advice, Advice::Stream(_)) => match before {
+                // A change costs something, and it is not the planner's.
+                Way::Stream | Way::Colocated if advice == self.advice => before,
+                _ => planner.without_drafter(),
+            },
             (Mode::Auto, _) => {
-                let mut planner = lock(&self.planner);
                 let change = planner.choose();
                 // An answer begins with what the one before found out.
                 let reason = change.or(planner.reason().filter(|r| r.to != before));
-                if let Some(reason) = reason {
-                    self.decision = Some(describe(&reason));
-                }
+                decision = reason.as_ref().map(describe);
                 planner.way()
             }
-            (Mode::Edge, _) => Way::Stream,
             (_, Ahead::Yes) => Way::Ahead,
             (_, Ahead::No) => Way::Turns,
         };
+        self.way = match (advice, planned) {
+            (Advice::Short(_), Way::Ahead) => Way::Turns,
+            _ => planned,
+        };
+        if advice != self.advice {
+            self.advice = advice;
+            self.decision = Some(describe_advice(self.way, advice));
+        } else if self.way == planned {
+            self.decision = decision.or(self.decision.take());
+        }
         self.way != before
+    }
+
+    /// Whether the device's state asks for an end of drafting ahead.
+    pub(crate) fn leaves_ahead(&self) -> bool {
+        self.drafter.advice() != Advice::Draft
     }
 
     /// The rule for the next draft that waits for its verdict, or for the first one after a
     /// correction.
     pub(crate) fn draft_stop(&self) -> DraftStop {
-        match self.request.gamma {
+        let stop = match self.request.gamma {
             Gamma::Fixed(n) => DraftStop::fixed(n),
             Gamma::Auto => lock(&self.planner).draft_stop(self.way),
+        };
+        match self.advice {
+            Advice::Short(_) => stop.at_most(SHORT),
+            _ => stop,
         }
     }
 
@@ -562,7 +612,7 @@ impl<F: FnMut(Event)> Run<'_, F> {
             }
             self.tokens.push(id);
             kept.push(id);
-            record.pieces.push(if self.drafter.model().tokenizer().is_end(id) {
+            record.pieces.push(if self.drafter.tokenizer().is_end(id) {
                 self.detokenizer.finish()?
             } else {
                 self.detokenizer.push(id)?

@@ -12,6 +12,7 @@ mod discovery;
 mod drafter;
 mod generate;
 mod link;
+pub mod policy;
 mod record;
 mod rounds;
 mod secrets;

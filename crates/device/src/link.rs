@@ -4,18 +4,19 @@
 //! it, or [`Incoming::Lost`]; what it does then (resume, go on alone, stop) is its own business.
 
 use crate::address::EdgeAddress;
+use crate::policy::Sleep;
 use crate::tls::{self, ConnectError, Stream};
 use futures_util::{SinkExt, StreamExt};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tandem_protocol::{
     CertificateId, ClientMessage, ErrorCode, Hello, MAX_SERVER_FRAME, Refused, SOCKET_PATH,
     SUBPROTOCOL, ServerMessage, Welcome, decode_server, encode_client,
 };
 use tandem_speculation::Planner;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::error::ProtocolError;
@@ -101,6 +102,7 @@ pub struct Link {
     listeners: Listeners,
     next_generation: Arc<AtomicU32>,
     planner: Arc<Mutex<Planner>>,
+    anew: Arc<Notify>,
     _guard: Arc<DropGuard>,
 }
 
@@ -120,12 +122,14 @@ impl Link {
         let (report, state) = watch::channel(LinkState::Connecting { problem: None });
         let stop = CancellationToken::new();
         let listeners = Listeners::default();
+        let anew = Arc::new(Notify::new());
         let task = Task {
             address: address.clone(),
             hello,
             orders,
             report,
             listeners: Arc::clone(&listeners),
+            anew: Arc::clone(&anew),
             epoch: 0,
         };
         let ended = stop.clone();
@@ -142,6 +146,7 @@ impl Link {
             listeners,
             next_generation: Arc::new(AtomicU32::new(1)),
             planner: Arc::default(),
+            anew,
             _guard: Arc::new(stop.drop_guard()),
         }
     }
@@ -183,6 +188,12 @@ impl Link {
                 format!("the edge at {} does not answer; is it running?", self.address)
             })),
         }
+    }
+
+    /// Connects anew at once: the network is another one, or the device was asleep. A connection that
+    /// still seems to be there may be dead without anybody saying so.
+    pub fn reconnect(&self) {
+        self.anew.notify_one();
     }
 
     /// Registers a new generation.
@@ -229,6 +240,11 @@ impl Drop for Channel {
     }
 }
 
+/// The clock on the wall.
+fn wall() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -253,6 +269,8 @@ struct Task {
     orders: mpsc::Receiver<(u32, Vec<u8>)>,
     report: watch::Sender<LinkState>,
     listeners: Listeners,
+    /// Asks for a new connection, and ends every wait for one.
+    anew: Arc<Notify>,
     epoch: u32,
 }
 
@@ -261,7 +279,12 @@ impl Task {
         let mut wait = FIRST_WAIT;
         loop {
             while self.orders.try_recv().is_ok() {}
-            match self.connect().await {
+            let connected = tokio::select! {
+                connected = self.connect() => connected,
+                // What is being tried belongs to the old network.
+                () = self.anew.notified() => continue,
+            };
+            match connected {
                 Ok((socket, welcome)) => {
                     wait = FIRST_WAIT;
                     self.epoch += 1;
@@ -287,8 +310,11 @@ impl Task {
                     self.report.send_replace(LinkState::Refused { problem, why });
                 }
             }
-            tokio::time::sleep(wait.mul_f64(0.8 + 0.4 * crate::random_fraction())).await;
-            wait = (wait * 2).min(LONGEST_WAIT);
+            let pause = tokio::time::sleep(wait.mul_f64(0.8 + 0.4 * crate::random_fraction()));
+            tokio::select! {
+                () = pause => wait = (wait * 2).min(LONGEST_WAIT),
+                () = self.anew.notified() => wait = FIRST_WAIT,
+            }
         }
     }
 
@@ -345,8 +371,15 @@ impl Task {
     async fn serve(&mut self, mut socket: Socket) -> String {
         let mut ping = tokio::time::interval(PING);
         let mut heard = Instant::now();
+        let begun = heard;
+        let mut sleep = Sleep::new(Duration::ZERO, wall());
         loop {
             tokio::select! {
+                () = self.anew.notified() => {
+                    // The pause after a loss is not for this one.
+                    self.anew.notify_one();
+                    return "the network changed".into();
+                }
                 order = self.orders.recv() => {
                     let Some((epoch, bytes)) = order else { return "closed".into() };
                     if epoch != self.epoch { continue }
@@ -370,6 +403,10 @@ impl Task {
                     }
                 }
                 _ = ping.tick() => {
+                    if sleep.woke(begun.elapsed(), wall()) {
+                        self.anew.notify_one();
+                        return "this device was asleep".into();
+                    }
                     if heard.elapsed() > 3 * PING {
                         return "the edge went silent".into();
                     }

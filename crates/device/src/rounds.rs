@@ -3,7 +3,7 @@
 use crate::drafter::Drafted;
 use crate::generate::{Broken, Event, GenerateError, Run};
 use crate::link::Incoming;
-use crate::record::{Mode, RoundRecord};
+use crate::record::RoundRecord;
 use std::time::Instant;
 use tandem_protocol::{
     ClientMessage, Draft, ErrorCode, More, ServerMessage, Stream, Verdict, Written,
@@ -126,7 +126,7 @@ impl<F: FnMut(Event)> Run<'_, F> {
         }
         let q = drafted.q.get(accepted);
         let randomness = self.randomness.clone();
-        let vocab = self.drafter.model().info().vocab;
+        let vocab = self.drafter.info().vocab;
         let at = (self.tokens.len() + accepted) as u32;
         let mut resolver = Resolver::new(q, &randomness, at, vocab);
         let mut correction = first.verdict.correction;
@@ -186,7 +186,7 @@ impl<F: FnMut(Event)> Run<'_, F> {
         });
         let mut since = Instant::now();
         let mut uplink = channel.link().send(epoch, &message);
-        let vocab = self.drafter.model().info().vocab;
+        let vocab = self.drafter.info().vocab;
         while expected > 0 {
             let started_at = crate::now_ms();
             let (reply, bytes, at) = self.reply().await?;
@@ -224,7 +224,7 @@ impl<F: FnMut(Event)> Run<'_, F> {
             if self.finished().is_some() {
                 break;
             }
-            if self.request.mode == Mode::Auto && expected > 0 && self.choose_way() {
+            if expected > 0 && self.choose_way() {
                 self.leave_stream();
                 break;
             }

@@ -4,7 +4,7 @@ use crate::cpu::CpuModel;
 use crate::gguf::{Gguf, Shape};
 use crate::kernels::KvFormat;
 use crate::tensor::TensorModel;
-use crate::{Error, KvCache, Tokenizer};
+use crate::{Error, KvCache, Tokenizer, tokenizer};
 use candle_core::Device;
 use std::fs::File;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -70,6 +70,20 @@ pub struct ModelInfo {
     pub file_bytes: u64,
     /// What computes, for people: `CPU (AVX2)`.
     pub device: String,
+}
+
+impl ModelInfo {
+    fn of(file: &Gguf, shape: &Shape, tokenizer: &Tokenizer, device: &str) -> Self {
+        Self {
+            name: file.name(),
+            architecture: shape.architecture.clone(),
+            vocab: tokenizer.vocab(),
+            max_context: shape.max_context,
+            layers: shape.layers,
+            file_bytes: file.file_bytes,
+            device: device.to_owned(),
+        }
+    }
 }
 
 /// Weights and tokenizer; immutable, share it in an `Arc`.
@@ -242,31 +256,55 @@ impl Model {
     /// If the file cannot be read, is no usable GGUF, or of an unsupported architecture; if a GPU
     /// was asked for and there is none.
     pub fn load(path: &Path, options: &LoadOptions) -> Result<Self, Error> {
-        static NEXT: AtomicUsize = AtomicUsize::new(0);
         let file = Gguf::open(path)?;
+        let tokenizer = Arc::new(Tokenizer::from_gguf(&file)?);
+        Self::of(file, tokenizer, options)
+    }
+
+    /// Loads a GGUF file whose tokenizer is here already, so that only the weights take time and
+    /// memory.
+    ///
+    /// # Errors
+    /// As [`Self::load`], and if the file has another tokenizer.
+    pub fn load_with(
+        path: &Path,
+        tokenizer: &Arc<Tokenizer>,
+        options: &LoadOptions,
+    ) -> Result<Self, Error> {
+        let file = Gguf::open(path)?;
+        if tokenizer::fingerprint(&file)? != tokenizer.fingerprint() {
+            return Err(file.bad("it has another tokenizer than before; start the program again"));
+        }
+        Self::of(file, Arc::clone(tokenizer), options)
+    }
+
+    /// What a file says of its model, and its tokenizer: all but the weights. Nothing computes it.
+    ///
+    /// # Errors
+    /// If the file cannot be read, is no usable GGUF, or of an unsupported architecture.
+    pub fn outline(path: &Path) -> Result<(ModelInfo, Arc<Tokenizer>), Error> {
+        let file = Gguf::open(path)?;
+        let tokenizer = Arc::new(Tokenizer::from_gguf(&file)?);
+        Ok((ModelInfo::of(&file, &file.shape()?, &tokenizer, "nothing"), tokenizer))
+    }
+
+    fn of(file: Gguf, tokenizer: Arc<Tokenizer>, options: &LoadOptions) -> Result<Self, Error> {
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
         let shape = file.shape()?;
-        let tokenizer = Tokenizer::from_gguf(&file)?;
         let backend = Backend::load(&file, &shape, tokenizer.vocab(), options)?;
         let kv = match &backend {
             Backend::Cpu(_) => options.kv,
             Backend::Tensor(_) => KvFormat::F32,
         };
+        let device = match &backend {
+            Backend::Cpu(model) => model.device(),
+            Backend::Tensor(model) => model.device(),
+        };
         Ok(Self {
             id: NEXT.fetch_add(1, Ordering::Relaxed),
             cache_bytes_per_token: shape.cache_bytes_per_token(kv),
-            info: ModelInfo {
-                name: file.name(),
-                architecture: shape.architecture,
-                vocab: tokenizer.vocab(),
-                max_context: shape.max_context,
-                layers: shape.layers,
-                file_bytes: file.file_bytes,
-                device: match &backend {
-                    Backend::Cpu(model) => model.device().to_owned(),
-                    Backend::Tensor(model) => model.device().to_owned(),
-                },
-            },
-            tokenizer: Arc::new(tokenizer),
+            info: ModelInfo::of(&file, &shape, &tokenizer, device),
+            tokenizer,
             backend,
             _file: file.into_lock(),
         })

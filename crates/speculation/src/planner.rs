@@ -201,6 +201,13 @@ impl Planner {
         self.way
     }
 
+    /// The faster way in which the device drafts nothing, whatever the present one is.
+    #[must_use]
+    pub fn without_drafter(&self) -> Way {
+        let faster = self.expected(Way::Colocated) < self.expected(Way::Stream);
+        if self.offers_colocated && faster { Way::Colocated } else { Way::Stream }
+    }
+
     /// The change that led to the present way; `None` while it is the first.
     #[must_use]
     pub fn reason(&self) -> Option<Change> {

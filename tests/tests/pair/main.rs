@@ -1,5 +1,7 @@
 //! The default pair: exact at temperature 0 for every draft length, also when the edge is lost.
 
+mod advice;
+
 use std::time::Duration;
 use tandem_device::{Ahead, DraftRequest, Drafter, Gamma, Link, Mode, Request, new_session};
 use tandem_edge::Edge;

@@ -1,0 +1,156 @@
+//! The device's state acts while an answer is written: less drafts, none, no drafter at all; another
+//! network. The text stays the verifier's own.
+
+use crate::{PROMPTS, linked};
+use std::time::{Duration, Instant};
+use tandem_device::policy::{Advice, Reason, SHORT};
+use tandem_device::{Ahead, Drafter, Gamma, Link, LinkState, Mode, RoundRecord, new_session};
+use tandem_inference::LoadOptions;
+use tandem_protocol::MAX_IN_FLIGHT;
+use tandem_tests::{DRAFTER, VERIFIER, answer, file, request};
+use tokio::net::TcpListener;
+
+const SHORTER: Advice = Advice::Short(Reason::Heat);
+const STREAM: Advice = Advice::Stream(Reason::Battery);
+const FEW_MEMORY: Advice = Advice::Stream(Reason::Memory);
+
+/// Tokens that rounds with this advice drafted: those after the ones that were on their way.
+fn drafted(rounds: &[(Advice, RoundRecord)], advice: Advice) -> Vec<u32> {
+    let runs = rounds.chunk_by(|a, b| a.0 == b.0).filter(|run| run[0].0 == advice);
+    let settled = runs.flat_map(|run| run.iter().skip(MAX_IN_FLIGHT + 1));
+    settled
+        .filter(|(_, r)| r.mode == "dssd" || advice == Advice::Draft)
+        .map(|(_, r)| r.drafted)
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn advice_acts_in_the_middle_and_the_text_stays_the_verifiers() {
+    let (drafter, edge, link, _alone) = linked(VERIFIER).await;
+    let prompt = PROMPTS[7];
+    let mut wanted = request(&drafter, prompt, Mode::Edge, 1);
+    wanted.max_tokens = 160;
+    let (alone, ..) = answer(&drafter, Some(&link), &wanted, |_| {}).await.expect("an answer");
+    wanted.gamma = Gamma::Fixed(6);
+    for (mode, ahead) in
+        [(Mode::Auto, Ahead::No), (Mode::Dssd, Ahead::No), (Mode::Dssd, Ahead::Yes)]
+    {
+        (wanted.mode, wanted.ahead, wanted.session) = (mode, ahead, new_session());
+        let mut rounds: Vec<(Advice, RoundRecord)> = Vec::new();
+        let mut now = Advice::Draft;
+        let (text, ..) = answer(&drafter, Some(&link), &wanted, |round| {
+            rounds.push((now, round.clone()));
+            now = match rounds.len() {
+                n if n < 8 => Advice::Draft,
+                n if n < 20 => SHORTER,
+                n if n < 32 => STREAM,
+                _ => Advice::Draft,
+            };
+            drafter.advise(now);
+        })
+        .await
+        .expect("an answer");
+        assert_eq!(text.tokens, alone.tokens, "{mode:?} {ahead:?}");
+        let short = drafted(&rounds, SHORTER);
+        assert!(short.iter().all(|n| *n as usize <= SHORT), "{mode:?} {ahead:?}: {short:?}");
+        assert_eq!(drafted(&rounds, STREAM), [0; 0], "{mode:?} {ahead:?}");
+        let why: Vec<&str> = rounds.iter().filter_map(|(_, r)| r.decision.as_deref()).collect();
+        let says = |end: &str| why.iter().any(|decision| decision.ends_with(end));
+        assert!(says(" heat") && says("stream battery") && says(" recovered"), "{why:?}");
+        if mode == Mode::Dssd {
+            let after = drafted(&rounds, Advice::Draft);
+            assert!(after.iter().any(|n| *n > SHORT as u32), "it drafts again: {after:?}");
+            assert!(!short.is_empty(), "short drafts");
+        }
+    }
+    edge.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_drafter_is_given_back_in_the_middle_and_comes_again() {
+    let (drafter, edge, link, _alone) = linked(VERIFIER).await;
+    let mut wanted = request(&drafter, PROMPTS[1], Mode::Edge, 1);
+    let (alone, ..) = answer(&drafter, Some(&link), &wanted, |_| {}).await.expect("an answer");
+    (wanted.mode, wanted.gamma, wanted.session) = (Mode::Dssd, Gamma::Fixed(4), new_session());
+    let (text, rounds, _) = answer(&drafter, Some(&link), &wanted, |round| {
+        if round.round == 3 {
+            drafter.advise(FEW_MEMORY);
+        }
+    })
+    .await
+    .expect("an answer");
+    assert_eq!(text.tokens, alone.tokens);
+    assert!(!drafter.is_loaded(), "its memory is given back");
+    assert!(rounds[..4].iter().all(|r| r.mode == "dssd"));
+    assert!(rounds.len() > 8 && rounds[4..].iter().all(|r| r.mode == "edge"));
+    assert_eq!(rounds[4].decision.as_deref(), Some("stream memory"));
+    // Without an edge there is nobody else to write: it is loaded again for that.
+    let mut own = request(&drafter, PROMPTS[1], Mode::Device, 1);
+    own.max_tokens = 12;
+    let (first, ..) = answer(&drafter, None, &own, |_| {}).await.expect("an answer");
+    assert!(drafter.is_loaded());
+    drafter.advise(Advice::Draft);
+    drafter.loaded().await.expect("weights");
+    own.session = new_session();
+    let (second, ..) = answer(&drafter, None, &own, |_| {}).await.expect("an answer");
+    assert_eq!(first.tokens, second.tokens);
+    wanted.session = new_session();
+    let (text, rounds, _) =
+        answer(&drafter, Some(&link), &wanted, |_| {}).await.expect("an answer");
+    assert_eq!(text.tokens, alone.tokens);
+    assert!(rounds.iter().all(|r| r.mode == "dssd"), "it drafts again");
+
+    // One that never fitted: the edge writes, and the weights stay where they are.
+    let outline = Drafter::open(file(DRAFTER), LoadOptions::default(), 4096).await.expect("a file");
+    assert_eq!(outline.tokenizer().fingerprint(), drafter.tokenizer().fingerprint());
+    let other = Link::start(edge.address().to_string().parse().expect("one"), outline.hello());
+    wanted.session = new_session();
+    let (text, rounds, _) =
+        answer(&outline, Some(&other), &wanted, |_| {}).await.expect("an answer");
+    assert_eq!(text.tokens, alone.tokens);
+    assert!(rounds.iter().all(|r| r.mode == "edge") && !outline.is_loaded());
+    edge.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_network_is_a_new_connection_at_once_and_the_same_text() {
+    let (drafter, edge, link, _alone) = linked(VERIFIER).await;
+    for mode in [Mode::Edge, Mode::Dssd] {
+        let mut wanted = request(&drafter, PROMPTS[0], mode, 3);
+        let (alone, ..) = answer(&drafter, Some(&link), &wanted, |_| {}).await.expect("an answer");
+        let epoch = |link: &Link| match &*link.state().borrow() {
+            LinkState::Connected { epoch, .. } => *epoch,
+            state => panic!("{state:?}"),
+        };
+        let before = epoch(&link);
+        wanted.session = new_session();
+        let (text, ..) = answer(&drafter, Some(&link), &wanted, |round| {
+            if round.round % 4 == 2 {
+                link.reconnect();
+            }
+        })
+        .await
+        .expect("an answer");
+        assert_eq!(text.tokens, alone.tokens, "{mode:?}");
+        link.connected(Duration::from_secs(10)).await.expect("a connection");
+        assert!(epoch(&link) > before + 1, "{mode:?}: {} and {before}", epoch(&link));
+    }
+    edge.stop().await;
+
+    // Nobody answers there: waits grow, and a sign of a new network ends them.
+    let silent = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = silent.local_addr().expect("its address").to_string();
+    let link = Link::start(address.parse().expect("an address"), drafter.hello());
+    for _ in 0..5 {
+        drop(silent.accept().await.expect("an attempt"));
+    }
+    let start = Instant::now();
+    for _ in 0..4 {
+        link.reconnect();
+        drop(silent.accept().await.expect("an attempt"));
+        // The attempt ends, and the wait after it begins.
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    // By the waits alone it would be 1.3, 2.5, 4 and 4 seconds at least.
+    assert!(start.elapsed() < Duration::from_secs(6), "{:?}", start.elapsed());
+}
