@@ -6,7 +6,6 @@ use std::fmt::Write as _;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
-use tandem_device::store::default_path;
 use tauri::State;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -19,24 +18,25 @@ const TAIL_BYTES: u64 = 64 << 10;
 const TAIL_LINES: usize = 40;
 
 /// Beside the database.
-fn log_folder() -> PathBuf {
-    default_path().with_file_name("logs")
+fn log_folder(database: &Path) -> PathBuf {
+    database.with_file_name("logs")
 }
 
 /// Warnings go to the terminal, and a little more to a file a day.
-pub(crate) fn start_log() {
+pub(crate) fn start_log(database: &Path) {
+    let folder = log_folder(database);
     let chosen = |default: &str| {
         EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default))
     };
     let terminal = fmt::layer().with_writer(std::io::stderr).with_filter(chosen("warn"));
     // The library looks for old files first and complains on the terminal where there is no folder.
-    let _ = std::fs::create_dir_all(log_folder());
+    let _ = std::fs::create_dir_all(&folder);
     let file = tracing_appender::rolling::Builder::new()
         .rotation(tracing_appender::rolling::Rotation::DAILY)
         .filename_prefix("tandem")
         .filename_suffix("log")
         .max_log_files(DAYS)
-        .build(log_folder());
+        .build(&folder);
     // Without it the app still runs: the disk may be full.
     let problem = file.as_ref().err().map(ToString::to_string);
     let file = file.ok().map(|file| {
@@ -114,13 +114,14 @@ fn describe(app: &App, conversations: usize) -> String {
     );
     line("system prompt", format!("{} characters", settings.system_prompt.chars().count()));
     line("conversations", conversations.to_string());
-    let size = std::fs::metadata(default_path()).map_or(0, |m| m.len());
+    let size = std::fs::metadata(&app.database).map_or(0, |m| m.len());
     line("database", format!("{} kB", size / 1000));
     for file in app.models.installed() {
         line("model", format!("{}, {} MB", file.name, file.bytes / 1_000_000));
     }
     let memory = tandem_inference::available_memory();
     line("memory available", memory.map_or_else(none, |b| format!("{} MB", b / 1_000_000)));
-    line("log", log_tail(&log_folder()).map_or_else(|e| e.to_string(), |t| format!("\n{t}")));
+    let tail = log_tail(&log_folder(&app.database));
+    line("log", tail.map_or_else(|e| e.to_string(), |t| format!("\n{t}")));
     text
 }

@@ -12,6 +12,8 @@ pub(crate) struct Status {
     pub drafter: DrafterStatus,
     pub mode: Mode,
     pub version: &'static str,
+    /// Whether a camera can read a box's code.
+    pub scanner: bool,
 }
 
 #[derive(Clone, Debug, Serialize)]

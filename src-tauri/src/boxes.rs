@@ -121,8 +121,11 @@ pub(crate) async fn boxes_list(app: Shared<'_>) -> Answer<Vec<BoxEntry>> {
 }
 
 #[tauri::command]
-pub(crate) async fn boxes_discover() -> Answer<Vec<Found>> {
-    discover(SEARCH).await.map_err(|e| ApiError::new("network", e))
+pub(crate) async fn boxes_discover(app: Shared<'_>) -> Answer<Vec<Found>> {
+    crate::system::listen(&app, true).await;
+    let found = discover(SEARCH).await;
+    crate::system::listen(&app, false).await;
+    found.map_err(|e| ApiError::new("network", e))
 }
 
 /// `place` is a link, or an address when there is a code.

@@ -153,6 +153,7 @@ pub(crate) async fn start(
         inner: Mutex::new(Inner { seq: 0, message: answer_message.clone(), watcher }),
     });
     app.changing().running.insert(conversation, Arc::clone(&running));
+    app.answers.send_modify(|n| *n += 1);
     let sent = Sent { user_message, answer_message: answer_message.clone() };
     let asked = Instant::now();
     tauri::async_runtime::spawn(async move {
@@ -188,6 +189,7 @@ pub(crate) async fn start(
             message
         });
         app.changing().running.remove(&conversation);
+        app.answers.send_modify(|n| *n -= 1);
         if message.status != Status::Stopped {
             let failed = message.status == Status::Failed;
             let ended = Ended { ms: asked.elapsed().as_millis() as u64, failed };

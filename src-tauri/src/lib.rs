@@ -16,6 +16,7 @@ mod metrics;
 mod models;
 mod startup;
 mod state;
+mod system;
 
 use state::App;
 use std::sync::Arc;
@@ -27,14 +28,20 @@ use tauri::Manager;
 /// If the system has no webview, with a message that says so.
 #[cfg_attr(mobile, tauri::mobile_entry_point)]
 pub fn run() {
-    about::start_log();
-    let builder = tauri::Builder::default();
+    // On a phone it is the system that says where files go, later.
+    #[cfg(desktop)]
+    about::start_log(&startup::database(None));
+    let builder = tauri::Builder::default().plugin(tauri_plugin_tandem_mobile::init());
     #[cfg(desktop)]
     let builder = desktop::plugins(builder);
+    #[cfg(mobile)]
+    let builder = builder.plugin(tauri_plugin_barcode_scanner::init());
     let app = builder
         // For file dialogs, opened from Rust: the window has no permission for them.
         .plugin(tauri_plugin_dialog::init())
         .setup(|tauri| {
+            #[cfg(mobile)]
+            about::start_log(&startup::database(Some(tauri.handle())));
             tauri.manage(startup::Startup::default());
             tauri::async_runtime::block_on(startup::open(tauri.handle()));
             Ok(())
@@ -59,6 +66,7 @@ pub fn run() {
             conversations::branch_choose,
             conversations::context_usage,
             startup::startup,
+            system::notice_words,
             models::models_list,
             models::models_overview,
             models::models_check,

@@ -280,6 +280,10 @@ pub(crate) async fn models_list(app: Shared<'_>) -> Answer<Vec<ModelView>> {
         // Only these two: the window asks at its start, and other files' headers take time.
         let mut names = vec![&choice.drafter, &choice.verifier];
         names.dedup();
+        if cfg!(mobile) {
+            // The other one is for an edge of its own.
+            names.truncate(1);
+        }
         names.into_iter().filter_map(|name| view(&app, name, &choice)).collect()
     };
     tokio::task::spawn_blocking(work).await.map_err(|e| ApiError::new("model", e))

@@ -2,9 +2,29 @@
 
 use crate::models::{self, Choice};
 use crate::state::App;
+use crate::system;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use tandem_device::store::{Store, default_path};
+use tandem_inference::store::{Store as ModelStore, StoreError};
 use tauri::{AppHandle, Manager, State};
+
+/// The store's file. A phone gives each app a folder of its own.
+pub(crate) fn database(#[allow(unused_variables)] handle: Option<&AppHandle>) -> PathBuf {
+    #[cfg(mobile)]
+    if let Some(Ok(folder)) = handle.map(|handle| handle.path().app_data_dir()) {
+        return folder.join("tandem.db");
+    }
+    default_path()
+}
+
+/// The models' folder. On a phone not the cache, which the system may empty.
+fn model_files(database: &Path) -> Result<ModelStore, StoreError> {
+    if cfg!(mobile) {
+        return Ok(ModelStore::at(database.with_file_name("models")));
+    }
+    ModelStore::open_default()
+}
 
 /// Why the app is not there, for people; empty when it is.
 #[derive(Default)]
@@ -22,6 +42,8 @@ pub(crate) async fn open(handle: &AppHandle) -> Option<String> {
         Ok(app) => {
             let app = Arc::new(app);
             handle.manage(Arc::clone(&app));
+            tauri::async_runtime::spawn(system::follow(Arc::clone(&app)));
+            tauri::async_runtime::spawn(system::keep_awake(Arc::clone(&app)));
             // Models load behind the window.
             tauri::async_runtime::spawn(async move { app.wake().await });
             None
@@ -37,18 +59,20 @@ pub(crate) async fn open(handle: &AppHandle) -> Option<String> {
 }
 
 async fn try_open(handle: &AppHandle) -> Result<App, Box<dyn std::error::Error + Send + Sync>> {
-    let store = Store::open(&default_path()).await?;
+    let database = database(Some(handle));
+    let store = Store::open(&database).await?;
     store.recover().await?;
     store.purge(0).await?;
     let kept = store.setting("settings").await?;
     let settings = kept.and_then(|text| serde_json::from_str(&text).ok());
     let choice = Choice::kept(store.setting(models::CHOICE).await?.as_deref());
-    let files = tandem_inference::store::Store::open_default()?;
+    let files = model_files(&database)?;
     let active = match crate::boxes::last_used(&store).await {
         Some(active) => active,
         None => store.one_box(1).await?.into(),
     };
-    Ok(App::new(handle.clone(), store, files, settings.unwrap_or_default(), active, choice))
+    let (handle, store) = (handle.clone(), (store, database));
+    Ok(App::new(handle, store, files, settings.unwrap_or_default(), active, choice))
 }
 
 /// Why the app is not there; with `again` it tries once more.

@@ -6,13 +6,15 @@ use crate::edge::Bundled;
 use crate::models::Choice;
 use serde::Serialize;
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use tandem_device::store::{Store, default_path};
+use tandem_device::store::Store;
 use tandem_device::{Boxes, Drafter, EdgeAddress, Link, LinkState, Refusal};
-use tandem_inference::LoadOptions;
 use tandem_inference::store::Store as ModelStore;
 use tauri::{AppHandle, Emitter, Manager};
+use tauri_plugin_tandem_mobile::Notice;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 /// Tokens of a conversation at most.
@@ -41,6 +43,8 @@ impl From<tandem_device::store::StoreError> for ApiError {
 #[derive(Default)]
 pub(crate) struct Changing {
     pub drafter: Option<Drafter>,
+    /// Bytes that its weights take.
+    pub drafter_memory: u64,
     pub drafter_problem: Option<String>,
     pub loading: bool,
     /// The models that this device uses.
@@ -61,24 +65,42 @@ pub(crate) struct Changing {
 pub(crate) struct App {
     pub handle: AppHandle,
     pub store: Store,
+    /// The store's file.
+    pub database: PathBuf,
     pub boxes: Boxes,
     pub models: ModelStore,
     pub settings: Mutex<Settings>,
+    /// How many answers are being written.
+    pub answers: watch::Sender<usize>,
+    /// Of work in the background.
+    pub notice: Mutex<Notice>,
     changing: Mutex<Changing>,
 }
 
 impl App {
     pub(crate) fn new(
         handle: AppHandle,
-        store: Store,
+        (store, database): (Store, PathBuf),
         models: ModelStore,
         settings: Settings,
         active: Active,
         choice: Choice,
     ) -> Self {
-        let boxes = Boxes::new(store.clone(), &default_path());
-        let changing = Mutex::new(Changing { active, choice, ..Changing::default() });
-        Self { handle, store, boxes, models, settings: Mutex::new(settings), changing }
+        let boxes = Boxes::new(store.clone(), &database);
+        // Until the window has said it in the person's language.
+        let notice =
+            Notice { channel: "Answers".into(), title: "An answer is being written".into() };
+        Self {
+            handle,
+            store,
+            database,
+            boxes,
+            models,
+            settings: Mutex::new(settings),
+            answers: watch::Sender::default(),
+            notice: Mutex::new(notice),
+            changing: Mutex::new(Changing { active, choice, ..Changing::default() }),
+        }
     }
 
     /// The models that this device uses.
@@ -151,7 +173,7 @@ impl App {
             Some(d) => DrafterStatus {
                 state: "ready",
                 model: Some(d.info().name.clone()),
-                detail: None,
+                detail: crate::system::remark(d).or_else(|| now.drafter_problem.clone()),
             },
             None => DrafterStatus {
                 state: if now.loading {
@@ -166,7 +188,8 @@ impl App {
             },
         };
         let mode = self.settings().mode;
-        Status { edge, drafter, mode, version: env!("CARGO_PKG_VERSION") }
+        let scanner = crate::system::SCANNER;
+        Status { edge, drafter, mode, version: env!("CARGO_PKG_VERSION"), scanner }
     }
 
     pub(crate) fn tell_status(&self) {
@@ -197,14 +220,17 @@ impl App {
             now.loading = true;
         }
         self.tell_status();
-        let loaded = Drafter::load(path, LoadOptions::default(), CONTEXT).await;
+        let loaded = crate::system::load_drafter(self, &name, path).await;
         {
             let mut now = self.changing();
             now.loading = false;
             match loaded {
                 // Another was chosen meanwhile.
                 _ if now.choice.drafter != name => {}
-                Ok(drafter) => now.drafter = Some(drafter),
+                Ok(loaded) => {
+                    now.drafter = Some(loaded.drafter);
+                    (now.drafter_memory, now.drafter_problem) = (loaded.memory, loaded.remark);
+                }
                 Err(e) => now.drafter_problem = Some(e.to_string()),
             }
         }
@@ -216,6 +242,11 @@ impl App {
         let active = self.changing().active.clone();
         if !active.bundled {
             return self.wake_paired(&active, &drafter).await;
+        }
+        if cfg!(mobile) {
+            let text = "a phone has no edge of its own: pair it with a box under Boxes";
+            self.changing().edge_problem = Some(text.into());
+            return self.tell_status();
         }
         let choice = self.choice();
         let Some(path) = crate::models::ready(&self.models, &choice.verifier) else { return };

@@ -1,5 +1,5 @@
-//! Tokens of edges, in the system's key store where there is one, otherwise in a file that only its
-//! owner may read, beside the database.
+//! Tokens of edges, in the system's key store where there is one (Keystore on Android, Keychain on
+//! iOS), otherwise in a file that only its owner may read, beside the database.
 
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -8,6 +8,37 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use thiserror::Error;
+
+#[cfg(not(any(target_os = "android", target_os = "ios")))]
+use keyring::{Entry, Error as StoreError};
+#[cfg(any(target_os = "android", target_os = "ios"))]
+use keyring_core::{Entry, Error as StoreError};
+
+/// An entry of the system's key store.
+#[cfg(not(any(target_os = "android", target_os = "ios")))]
+fn system_entry(name: &str) -> Option<Entry> {
+    Entry::new(SERVICE, name).ok()
+}
+
+#[cfg(any(target_os = "android", target_os = "ios"))]
+fn system_entry(name: &str) -> Option<Entry> {
+    #[cfg(target_os = "android")]
+    use android_native_keyring_store as system;
+    #[cfg(target_os = "ios")]
+    use apple_native_keyring_store::protected as system;
+    static OPENED: std::sync::OnceLock<bool> = std::sync::OnceLock::new();
+    let opened = OPENED.get_or_init(|| match system::Store::new() {
+        Ok(store) => {
+            keyring_core::set_default_store(store);
+            true
+        }
+        Err(e) => {
+            tracing::warn!("the system's key store cannot be opened: {e}");
+            false
+        }
+    });
+    if *opened { Entry::new(SERVICE, name).ok() } else { None }
+}
 
 /// Under which name the system's key store has our entries.
 const SERVICE: &str = "tandem";
@@ -55,8 +86,8 @@ impl Secrets {
         Self { file: folder.join(FILE), system }
     }
 
-    fn entry(&self, name: &str) -> Option<keyring::Entry> {
-        if self.system { keyring::Entry::new(SERVICE, name).ok() } else { None }
+    fn entry(&self, name: &str) -> Option<Entry> {
+        if self.system { system_entry(name) } else { None }
     }
 
     /// Keeps a token under a name.
@@ -88,7 +119,7 @@ impl Secrets {
         let entry = self.entry(name).ok_or(SecretError::Missing)?;
         match entry.get_password() {
             Ok(token) => Ok((token, Kept::System)),
-            Err(keyring::Error::NoEntry) => Err(SecretError::Missing),
+            Err(StoreError::NoEntry) => Err(SecretError::Missing),
             Err(e) => Err(SecretError::Store(e.to_string())),
         }
     }
@@ -108,7 +139,7 @@ impl Secrets {
             return self.change(|tokens| tokens.remove(name));
         }
         match self.entry(name).map(|entry| entry.delete_credential()) {
-            None | Some(Ok(()) | Err(keyring::Error::NoEntry)) => Ok(()),
+            None | Some(Ok(()) | Err(StoreError::NoEntry)) => Ok(()),
             Some(Err(e)) => Err(SecretError::Store(e.to_string())),
         }
     }

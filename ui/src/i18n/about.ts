@@ -15,6 +15,8 @@ export const about = texts({
     find: 'Find a package',
     none: 'No package has this name.',
     ended: 'Your answer is ready.',
+    answers: 'Answers',
+    writing: 'An answer is being written',
     failed: 'Your answer broke off.',
   },
   de: {
@@ -30,6 +32,8 @@ export const about = texts({
     find: 'Ein Paket finden',
     none: 'Kein Paket heißt so.',
     ended: 'Ihre Antwort ist fertig.',
+    answers: 'Antworten',
+    writing: 'Eine Antwort wird geschrieben',
     failed: 'Ihre Antwort ist abgebrochen.',
   },
   fr: {
@@ -45,6 +49,8 @@ export const about = texts({
     find: 'Chercher un paquet',
     none: 'Aucun paquet ne porte ce nom.',
     ended: 'Votre réponse est prête.',
+    answers: 'Réponses',
+    writing: 'Une réponse s’écrit',
     failed: 'Votre réponse s’est interrompue.',
   },
 });

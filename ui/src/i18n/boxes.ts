@@ -40,6 +40,8 @@ export const boxes = texts({
     search: 'Look in this network',
     searching: 'Looking…',
     none: 'No box was found in this network. Its address works too.',
+    scan: 'Scan the code',
+    scanDenied: 'The camera may not be used. Allow it in the system’s settings, or type the code.',
     chosen: (name: string) => `Now type the code that ${name} shows.`,
     error: {
       certificate:
@@ -89,6 +91,9 @@ export const boxes = texts({
     search: 'In diesem Netz suchen',
     searching: 'Wird gesucht…',
     none: 'In diesem Netz wurde keine Box gefunden. Ihre Adresse genügt auch.',
+    scan: 'Code scannen',
+    scanDenied:
+      'Die Kamera darf nicht benutzt werden. Erlaube es in den Einstellungen des Systems, oder gib den Code ein.',
     chosen: (name: string) => `Gib nun den Code ein, den ${name} zeigt.`,
     error: {
       certificate:
@@ -137,6 +142,9 @@ export const boxes = texts({
     search: 'Chercher dans ce réseau',
     searching: 'Recherche…',
     none: 'Aucun serveur trouvé dans ce réseau. Son adresse suffit aussi.',
+    scan: 'Scanner le code',
+    scanDenied:
+      'L’appareil photo n’est pas autorisé. Autorisez-le dans les réglages du système, ou saisissez le code.',
     chosen: (name: string) => `Saisissez maintenant le code affiché par ${name}.`,
     error: {
       certificate:

@@ -40,6 +40,14 @@ export const metrics = texts({
     },
     decided: (way: string, now: string, before: string) =>
       `Changed here: ${way}, ${now} a token expected instead of ${before}`,
+    changed: (way: string) => `Changed here: ${way}`,
+    advised: {
+      heat: 'This device was hot, so it drafted less, or let the edge write.',
+      battery: 'The battery was low, so this device drafted less, or let the edge write.',
+      saver: 'This device was saving power, so its drafts were short.',
+      memory: 'Memory was short on this device, so the drafter’s was given back and the edge wrote.',
+      recovered: 'This device was well again.',
+    },
     liveTrip: (ms: string) => `round trip ${ms}`,
     liveGamma: (n: number) => `γ ${n}`,
     live: 'The link, round by round',
@@ -174,6 +182,15 @@ export const metrics = texts({
     },
     decided: (way, now, before) =>
       `Hier gewechselt: ${way}, erwartet ${now} je Token statt ${before}`,
+    changed: (way) => `Hier gewechselt: ${way}`,
+    advised: {
+      heat: 'Das Gerät war heiß, darum entwarf es weniger oder ließ die Edge schreiben.',
+      battery: 'Der Akku war fast leer, darum entwarf das Gerät weniger oder ließ die Edge schreiben.',
+      saver: 'Das Gerät sparte Strom, darum waren seine Entwürfe kurz.',
+      memory:
+        'Der Speicher war knapp, darum gab das Gerät den des Entwurfsmodells frei und ließ die Edge schreiben.',
+      recovered: 'Dem Gerät ging es wieder gut.',
+    },
     liveTrip: (ms) => `Umlauf ${ms}`,
     liveGamma: (n) => `γ ${n}`,
     live: 'Die Verbindung, Runde für Runde',
@@ -310,6 +327,15 @@ export const metrics = texts({
     },
     decided: (way, now, before) =>
       `Changement ici : ${way}, ${now} par jeton attendus au lieu de ${before}`,
+    changed: (way) => `Changement ici : ${way}`,
+    advised: {
+      heat: 'Cet appareil était chaud : il a moins rédigé, ou laissé écrire le serveur.',
+      battery: 'La batterie était faible : l’appareil a moins rédigé, ou laissé écrire le serveur.',
+      saver: 'L’appareil économisait l’énergie : ses brouillons étaient courts.',
+      memory:
+        'La mémoire manquait : l’appareil a libéré celle du petit modèle et laissé écrire le serveur.',
+      recovered: 'L’appareil allait de nouveau bien.',
+    },
     liveTrip: (ms) => `aller-retour ${ms}`,
     liveGamma: (n) => `γ ${n}`,
     live: 'La liaison, tour après tour',

@@ -25,6 +25,8 @@ export interface Status {
   };
   mode: Mode;
   version: string;
+  /** Whether a camera can read a box's code. */
+  scanner: boolean;
 }
 
 /** How answers are drawn; the numbers of the named ones are the backend's. */

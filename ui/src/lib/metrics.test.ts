@@ -183,6 +183,33 @@ describe('verdict', () => {
   });
 });
 
+describe('a device that is not well', () => {
+  it('says why it did not draft', () => {
+    const rounds = [round({ mode: 'edge', decision: 'stream memory' }), round({ mode: 'edge' })];
+    expect(verdict(split({ rounds }))).toEqual({ text: t.advised.memory, tone: 'plain' });
+  });
+
+  it('says why it drafted less, beside the figures', () => {
+    const rounds = [
+      round({}),
+      round({ decision: 'turns heat' }),
+      round({ mode: 'edge', decision: 'stream battery' }),
+      round({ decision: 'turns recovered' }),
+    ];
+    const { text, tone } = verdict(split({ rounds }))!;
+    expect(tone).toBe('good');
+    expect(text).toContain('82 %');
+    expect(text.endsWith(t.advised.battery)).toBe(true);
+    expect(text).not.toContain(t.advised.recovered);
+  });
+
+  it('leaves what it does not know', () => {
+    const rounds = [round({ decision: 'turns moonlight' }), round({ decision: 'turns 41.0 58.0' })];
+    expect(rounds.map((r) => advised(r.decision))).toEqual([null, null]);
+    expect(verdict(split({ rounds }))!.text).not.toContain(t.advised.heat);
+  });
+});
+
 describe('overEdge', () => {
   const way = (mode: Way['mode'], tokensPerS: number): Way => ({
     mode,

@@ -242,6 +242,15 @@ export function limits(period: Period, day: string, now: number): Pick<Filter, '
 /** Less of a difference is noise. */
 const NOTABLE = 0.03;
 
+/** What this device's state decided in a round, taken apart; null if it did not. */
+export function advised(decision: string | null) {
+  const parts = /^(stream|turns|ahead|colocated) (heat|battery|saver|memory|recovered)$/.exec(
+    decision ?? '',
+  );
+  if (!parts) return null;
+  return { way: parts[1] as keyof typeof t.ways, reason: parts[2] as keyof typeof t.advised };
+}
+
 /** What auto mode decided in a round, taken apart; null if it is of a form that is not known here. */
 export function decided(decision: string | null) {
   const parts = /^(stream|turns|ahead|colocated) ([\d.]+) ([\d.]+)$/.exec(decision ?? '');
@@ -250,8 +259,20 @@ export function decided(decision: string | null) {
   return { way, now: ms(Number(parts[2])), before: ms(Number(parts[3])) };
 }
 
-/** Whether speculation helped this answer, and why not, from its own figures. */
-export function verdict(split: Split): { text: string; tone: 'good' | 'bad' | 'plain' } | null {
+export type Verdict = { text: string; tone: 'good' | 'bad' | 'plain' };
+
+/** Whether speculation helped this answer, and why not: from its own figures, and this device's state. */
+export function verdict(split: Split): Verdict | null {
+  const judged = measured(split);
+  const said = split.rounds.map((r) => advised(r.decision)).filter((one) => one !== null);
+  const why = said.findLast((one) => one.reason !== 'recovered');
+  if (!judged || !why) return judged;
+  const drafted = split.rounds.some((r) => r.mode === 'dssd');
+  const text = t.advised[why.reason];
+  return drafted ? { ...judged, text: `${judged.text} ${text}` } : { ...judged, text };
+}
+
+function measured(split: Split): Verdict | null {
   const dssd = split.rounds.filter((r) => r.mode === 'dssd');
   const why = decided(split.rounds.findLast((r) => r.decision !== null)?.decision ?? null);
   if (split.rounds.length === 0) return null;

@@ -34,6 +34,17 @@ export interface BoxTest {
 export const boxesList = () => invoke<Box[]>('boxes_list');
 /** Listens to the local network for some seconds. */
 export const boxesDiscover = () => invoke<FoundBox[]>('boxes_discover');
+/**
+ * Reads a code with the camera, on phones; null where the camera may not be used. The person can leave
+ * it, and then it rejects.
+ */
+export async function boxScan(): Promise<string | null> {
+  type Allowed = { camera: 'granted' | 'denied' | 'prompt' | 'prompt-with-rationale' };
+  const { camera } = await invoke<Allowed>('plugin:barcode-scanner|request_permissions');
+  if (camera !== 'granted') return null;
+  const options = { formats: ['QR_CODE'], windowed: false };
+  return (await invoke<{ content: string }>('plugin:barcode-scanner|scan', options)).content;
+}
 /** `place` is a link, or an address when there is a code. */
 export const boxPair = (place: string, code: string | null) =>
   invoke<Box>('box_pair', { place, code });
