@@ -73,6 +73,8 @@ await step('rust: clippy', 'cargo', [
 ]);
 await step('list of licences', 'node', ['scripts/licences.mjs', '--check']);
 await step('rust: licences and sources', 'node', ['scripts/check-deny.mjs']);
+await step('native sources: syntax', 'node', ['scripts/check-native.mjs']);
+await step('workflows', 'node', ['scripts/check-workflows.mjs']);
 await step(
   'rust: tests',
   'cargo',

@@ -1,6 +1,14 @@
 // What a machine must have before anything is built, and where things are kept.
 import { spawn, spawnSync } from 'node:child_process';
-import { existsSync, readFileSync, readdirSync, statSync, writeFileSync } from 'node:fs';
+import {
+  existsSync,
+  readFileSync,
+  readdirSync,
+  renameSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
 import { createHash } from 'node:crypto';
@@ -134,6 +142,25 @@ export async function systemPackages(packages) {
   const call = (args) => must([...sudo, ...args][0], [...sudo, ...args].slice(1), { env });
   await call(['apt-get', 'update', '-q']);
   await call(install);
+}
+
+/**
+ * Python packages of these versions in a folder of the cache; resolves with an environment in which
+ * Python finds them.
+ */
+export async function pythonTools(name, versions) {
+  const all = Object.entries(versions).map(([tool, version]) => `${tool}==${version}`);
+  const folder = path.join(cacheFolder(), 'tools', `${name}-${Object.values(versions).join('-')}`);
+  if (!existsSync(folder)) {
+    say(`installing ${all.join(', ')}`);
+    // Moved when it is whole: what was broken off is begun again.
+    const part = `${folder}.part`;
+    rmSync(part, { recursive: true, force: true });
+    const pip = ['-m', 'pip', 'install', '-q', '--root-user-action=ignore', '--target', part];
+    await must('python3', [...pip, ...all]);
+    renameSync(part, folder);
+  }
+  return { ...process.env, PYTHONPATH: folder };
 }
 
 /** `npm ci`, if what is installed is not what the lock says. */
