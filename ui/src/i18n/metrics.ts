@@ -45,7 +45,8 @@ export const metrics = texts({
       heat: 'This device was hot, so it drafted less, or let the edge write.',
       battery: 'The battery was low, so this device drafted less, or let the edge write.',
       saver: 'This device was saving power, so its drafts were short.',
-      memory: 'Memory was short on this device, so the drafter’s was given back and the edge wrote.',
+      memory:
+        'Memory was short on this device, so the drafter’s was given back and the edge wrote.',
       recovered: 'This device was well again.',
     },
     liveTrip: (ms: string) => `round trip ${ms}`,
@@ -185,7 +186,8 @@ export const metrics = texts({
     changed: (way) => `Hier gewechselt: ${way}`,
     advised: {
       heat: 'Das Gerät war heiß, darum entwarf es weniger oder ließ die Edge schreiben.',
-      battery: 'Der Akku war fast leer, darum entwarf das Gerät weniger oder ließ die Edge schreiben.',
+      battery:
+        'Der Akku war fast leer, darum entwarf das Gerät weniger oder ließ die Edge schreiben.',
       saver: 'Das Gerät sparte Strom, darum waren seine Entwürfe kurz.',
       memory:
         'Der Speicher war knapp, darum gab das Gerät den des Entwurfsmodells frei und ließ die Edge schreiben.',

@@ -14,6 +14,7 @@
     drafter: { state: 'ready', model: 'Qwen2.5 Coder 0.5B Instruct', detail: null },
     mode: 'auto',
     version: '0.1.0',
+    scanner: false,
   };
   const model = (name, role, bytes) => ({
     name,
@@ -48,6 +49,7 @@
     model_cancel: () => {},
     diagnostics: () => 'Tandem 0.1.0\nlinux x86_64',
     notify: () => true,
+    notice_words: () => {},
     settings_get: () => settings,
     settings_set: (args) => (settings = args.settings),
   });

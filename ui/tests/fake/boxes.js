@@ -36,8 +36,13 @@
   };
   const of = (id) => boxes.find((one) => one.id === id);
 
-  Object.assign(window.fake, { boxes, found: [found] });
+  // What a phone's camera sees, and whether it may.
+  const camera = { allowed: 'granted', sees: 'tandem://192.168.178.31:7470/?code=ABCD-EFGH' };
+
+  Object.assign(window.fake, { boxes, camera, found: [found] });
   Object.assign(commands, {
+    'plugin:barcode-scanner|request_permissions': () => ({ camera: camera.allowed }),
+    'plugin:barcode-scanner|scan': () => ({ content: camera.sees, format: 'QR_CODE' }),
     boxes_list: () => boxes,
     boxes_discover: () => sleep(50).then(() => window.fake.found),
     box_pair: ({ code }) => {
