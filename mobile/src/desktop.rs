@@ -233,7 +233,7 @@ mod tests {
             assert!(heat.is_ok(), "{heat:?}");
         }
         let rust = include_str!("mobile.rs");
-        let commands = quoted(rust, "plugin_async(\"").chain(quoted(rust, "plugin(\""));
+        let commands = quoted(rust, "plugin_async(\"").chain(quoted(rust, "run_mobile_plugin(\""));
         let commands: Vec<_> = commands.collect();
         assert_eq!(commands.len(), 6, "{commands:?}");
         for name in commands {

@@ -1,18 +1,29 @@
 //! The device's state acts while an answer is written: less drafts, none, no drafter at all; another
 //! network. The text stays the verifier's own.
 
-use crate::{PROMPTS, linked};
+use crate::{ALONE, PROMPTS, linked};
 use std::time::{Duration, Instant};
 use tandem_device::policy::{Advice, Reason, SHORT};
 use tandem_device::{Ahead, Drafter, Gamma, Link, LinkState, Mode, RoundRecord, new_session};
+use tandem_edge::Edge;
 use tandem_inference::LoadOptions;
 use tandem_protocol::MAX_IN_FLIGHT;
-use tandem_tests::{DRAFTER, VERIFIER, answer, file, request};
+use tandem_tests::{OTHER, VERIFIER, answer, drafter, edge, file, link, model, request};
 use tokio::net::TcpListener;
+use tokio::sync::MutexGuard;
 
 const SHORTER: Advice = Advice::Short(Reason::Heat);
 const STREAM: Advice = Advice::Stream(Reason::Battery);
 const FEW_MEMORY: Advice = Advice::Stream(Reason::Memory);
+
+/// A small model on both sides: where acceptance does not matter it is fast.
+async fn small() -> (Drafter, Edge, Link, MutexGuard<'static, ()>) {
+    let alone = ALONE.lock().await;
+    let drafter = drafter(OTHER).await;
+    let edge = edge(&model(OTHER), 0).await;
+    let link = link(&drafter, edge.address());
+    (drafter, edge, link, alone)
+}
 
 /// Tokens that rounds with this advice drafted: those after the ones that were on their way.
 fn drafted(rounds: &[(Advice, RoundRecord)], advice: Advice) -> Vec<u32> {
@@ -29,21 +40,19 @@ async fn advice_acts_in_the_middle_and_the_text_stays_the_verifiers() {
     let (drafter, edge, link, _alone) = linked(VERIFIER).await;
     let prompt = PROMPTS[7];
     let mut wanted = request(&drafter, prompt, Mode::Edge, 1);
-    wanted.max_tokens = 160;
+    wanted.max_tokens = 96;
     let (alone, ..) = answer(&drafter, Some(&link), &wanted, |_| {}).await.expect("an answer");
     wanted.gamma = Gamma::Fixed(6);
-    for (mode, ahead) in
-        [(Mode::Auto, Ahead::No), (Mode::Dssd, Ahead::No), (Mode::Dssd, Ahead::Yes)]
-    {
+    for (mode, ahead) in [(Mode::Auto, Ahead::No), (Mode::Dssd, Ahead::Yes)] {
         (wanted.mode, wanted.ahead, wanted.session) = (mode, ahead, new_session());
         let mut rounds: Vec<(Advice, RoundRecord)> = Vec::new();
         let mut now = Advice::Draft;
         let (text, ..) = answer(&drafter, Some(&link), &wanted, |round| {
             rounds.push((now, round.clone()));
             now = match rounds.len() {
-                n if n < 8 => Advice::Draft,
-                n if n < 20 => SHORTER,
-                n if n < 32 => STREAM,
+                n if n < 5 => Advice::Draft,
+                n if n < 14 => SHORTER,
+                n if n < 22 => STREAM,
                 _ => Advice::Draft,
             };
             drafter.advise(now);
@@ -68,7 +77,7 @@ async fn advice_acts_in_the_middle_and_the_text_stays_the_verifiers() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_drafter_is_given_back_in_the_middle_and_comes_again() {
-    let (drafter, edge, link, _alone) = linked(VERIFIER).await;
+    let (drafter, edge, link, _alone) = small().await;
     let mut wanted = request(&drafter, PROMPTS[1], Mode::Edge, 1);
     let (alone, ..) = answer(&drafter, Some(&link), &wanted, |_| {}).await.expect("an answer");
     (wanted.mode, wanted.gamma, wanted.session) = (Mode::Dssd, Gamma::Fixed(4), new_session());
@@ -101,7 +110,7 @@ async fn a_drafter_is_given_back_in_the_middle_and_comes_again() {
     assert!(rounds.iter().all(|r| r.mode == "dssd"), "it drafts again");
 
     // One that never fitted: the edge writes, and the weights stay where they are.
-    let outline = Drafter::open(file(DRAFTER), LoadOptions::default(), 4096).await.expect("a file");
+    let outline = Drafter::open(file(OTHER), LoadOptions::default(), 4096).await.expect("a file");
     assert_eq!(outline.tokenizer().fingerprint(), drafter.tokenizer().fingerprint());
     let other = Link::start(edge.address().to_string().parse().expect("one"), outline.hello());
     wanted.session = new_session();
@@ -114,7 +123,7 @@ async fn a_drafter_is_given_back_in_the_middle_and_comes_again() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn another_network_is_a_new_connection_at_once_and_the_same_text() {
-    let (drafter, edge, link, _alone) = linked(VERIFIER).await;
+    let (drafter, edge, link, _alone) = small().await;
     for mode in [Mode::Edge, Mode::Dssd] {
         let mut wanted = request(&drafter, PROMPTS[0], mode, 3);
         let (alone, ..) = answer(&drafter, Some(&link), &wanted, |_| {}).await.expect("an answer");

@@ -1,7 +1,7 @@
 import { describe, expect, it } from 'vitest';
 import { metrics as t } from '../i18n/metrics';
 import type { Metrics, Split, SplitRound, Way } from './api/metrics';
-import { charts, limits, overEdge, tiles, timeLabel, verdict, wayName } from './metrics';
+import { advised, charts, limits, overEdge, tiles, timeLabel, verdict, wayName } from './metrics';
 
 const kind = {
   answers: 1,
