@@ -103,7 +103,7 @@ async fn a_drafter_is_given_back_in_the_middle_and_comes_again() {
     own.session = new_session();
     let (second, ..) = answer(&drafter, None, &own, |_| {}).await.expect("an answer");
     assert_eq!(first.tokens, second.tokens);
-    wanted.session = new_session();
+    // The same conversation, whose cache went with the weights.
     let (text, rounds, _) =
         answer(&drafter, Some(&link), &wanted, |_| {}).await.expect("an answer");
     assert_eq!(text.tokens, alone.tokens);
