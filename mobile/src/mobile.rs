@@ -12,7 +12,7 @@ mod binding {
     // Tauri's macro declares the Swift function that makes the plugin.
     #![allow(unsafe_code, missing_docs)]
     tauri::ios_plugin_binding!(init_plugin_tandem_mobile);
-    pub(super) use init_plugin_tandem_mobile as init;
+    pub(super) const INIT: unsafe fn() -> *const std::ffi::c_void = init_plugin_tandem_mobile;
 }
 
 /// The native side.
@@ -41,7 +41,7 @@ impl<R: Runtime> Mobile<R> {
         #[cfg(target_os = "android")]
         let handle = api.register_android_plugin("app.tandem.mobile", "TandemMobilePlugin")?;
         #[cfg(target_os = "ios")]
-        let handle = api.register_ios_plugin(binding::init)?;
+        let handle = api.register_ios_plugin(binding::INIT)?;
         Ok(Self(handle))
     }
 
