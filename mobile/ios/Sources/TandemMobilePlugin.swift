@@ -1,6 +1,7 @@
 import Network
 import Tauri
 import UIKit
+import WebKit
 import os
 
 class WatchArgs: Decodable {
@@ -32,6 +33,17 @@ class TandemMobilePlugin: Plugin {
   private let paths = NWPathMonitor()
   /// What the default network was; nil until the monitor has said it.
   private var network: String?
+
+  /// Conversations stay on this device, and models are too large for a backup.
+  @objc public override func load(webview: WKWebView) {
+    let files = FileManager.default.urls(for: .applicationSupportDirectory, in: .userDomainMask)
+    var values = URLResourceValues()
+    values.isExcludedFromBackup = true
+    for var folder in files {
+      try? FileManager.default.createDirectory(at: folder, withIntermediateDirectories: true)
+      try? folder.setResourceValues(values)
+    }
+  }
 
   private func tell(_ signal: String) {
     try? channel?.send(Heard(signal: signal))
