@@ -11,7 +11,8 @@ const env = await pythonTools('check-native', {
 });
 const files = ['mobile/android', 'mobile/ios', 'src-tauri/gen/android'].flatMap((folder) =>
   readdirSync(path.join(root, folder), { recursive: true })
-    .filter((file) => /\.(kts?|swift)$/.test(file))
+    // Tauri puts copies of its own there.
+    .filter((file) => /\.(kts?|swift)$/.test(file) && !file.includes('.tauri'))
     .map((file) => path.join(folder, file)),
 );
 await must('python3', ['scripts/lib/syntax.py', ...files], { env });
