@@ -2,6 +2,7 @@
 //! cancelled one ends soon.
 
 use std::time::{Duration, Instant};
+use tandem_device::policy::{Advice, Reason};
 use tandem_device::{BenchmarkError, Plan, benchmark};
 use tandem_tests::{DRAFTER, VERIFIER, drafter, edge, link, model};
 use tokio_util::sync::CancellationToken;
@@ -41,5 +42,10 @@ async fn measures_every_way_and_can_be_cancelled() {
     .await;
     assert!(matches!(ended, Err(BenchmarkError::Cancelled)), "{ended:?}");
     assert!(start.elapsed() < Duration::from_secs(60), "{:?}", start.elapsed());
+
+    // A device that does not draft as it is asked to says nothing of it.
+    drafter.advise(Advice::Short(Reason::Heat));
+    let ended = benchmark(&drafter, Some(&link), plan, &go, |_| {}).await;
+    assert!(matches!(ended, Err(BenchmarkError::Unwell)), "{ended:?}");
     edge.stop().await;
 }

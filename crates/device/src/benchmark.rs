@@ -55,6 +55,12 @@ pub enum BenchmarkError {
     /// The box is out of reach.
     #[error("the benchmark needs the box: {0}")]
     Edge(String),
+    /// The device did not draft as it was asked to.
+    #[error(
+        "this device is hot, or low on battery or memory, and drafts less now; its figures would say \
+         little, so try again later"
+    )]
+    Unwell,
     /// Somebody stopped it.
     #[error("the benchmark was cancelled; nothing was kept")]
     Cancelled,
@@ -296,9 +302,12 @@ async fn answer(
     };
     let start = Instant::now();
     let mut first: Option<(Instant, u64)> = None;
+    let mut unwell = false;
     let answer = generate(drafter, link, &request, cancel, |event| {
         let Event::Round { record, tokens, .. } = event else { return };
         add(&mut run, &record, tokens.len() as u64);
+        // The mode and the length are given, so nothing else decides.
+        unwell |= record.decision.is_some();
         let now = Instant::now();
         let (since, before) = *first.get_or_insert((now, run.tokens));
         run.ttft_ms = Some(since.duration_since(start).as_secs_f64() * 1e3);
@@ -308,6 +317,9 @@ async fn answer(
     .await?;
     if answer.finish == Finish::Cancelled || cancel.is_cancelled() {
         return Err(BenchmarkError::Cancelled);
+    }
+    if unwell {
+        return Err(BenchmarkError::Unwell);
     }
     Ok((run, answer.tokens))
 }
