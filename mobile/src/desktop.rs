@@ -16,8 +16,7 @@ pub struct Mobile<R: Runtime> {
     _runtime: PhantomData<fn() -> R>,
 }
 
-// As on phones, where the same calls wait for the native side and can fail.
-#[allow(clippy::unused_async, clippy::unnecessary_wraps, clippy::missing_errors_doc)]
+// The same calls as on phones, where they wait for the native side and can fail.
 impl<R: Runtime> Mobile<R> {
     pub(crate) fn new<C: serde::de::DeserializeOwned>(
         _app: &AppHandle<R>,
