@@ -19,6 +19,14 @@ mkdirSync(binaries, { recursive: true });
 // Tauri finds a side-car by the machine that it is for, and installs it beside the app.
 const end = shell ? '.exe' : '';
 copyFileSync(program('tandem-edge'), path.join(binaries, `tandem-edge-${host}${end}`));
-await npm('run', 'tauri', '--', 'icon', 'src-tauri/icons/icon.png');
+await npm(
+  'run',
+  'tauri',
+  '--',
+  'icon',
+  'src-tauri/icons/icon.png',
+  '--output',
+  'src-tauri/icons/made',
+);
 const config = ['--config', 'src-tauri/tauri.release.conf.json'];
 await npm('run', 'tauri', '--', 'build', '--ci', ...config, ...process.argv.slice(2));
