@@ -9,7 +9,7 @@ use rayon::prelude::*;
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{BufReader, ErrorKind};
+use std::io::{BufReader, ErrorKind, Read, Seek, SeekFrom};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
@@ -44,6 +44,51 @@ pub(crate) struct Shape {
     /// Queries and keys are normed head by head before they are rotated (`qwen3`).
     pub head_norms: bool,
     pub epsilon: f32,
+}
+
+/// Bytes of a header at most; those of known models have 20 MiB. A value of one byte in a file takes
+/// 32 in memory, so this is what bounds what a header can take.
+const MAX_HEADER: u64 = 48 << 20;
+
+/// A file of which the header's reader sees the beginning only, and which knows where it is.
+struct Header<'a> {
+    inner: BufReader<&'a File>,
+    at: u64,
+    end: u64,
+}
+
+impl<'a> Header<'a> {
+    fn of(file: &'a File, len: u64) -> Self {
+        let inner = BufReader::with_capacity(1 << 20, file);
+        Self { inner, at: 0, end: len.min(MAX_HEADER) }
+    }
+}
+
+impl Read for Header<'_> {
+    fn read(&mut self, part: &mut [u8]) -> std::io::Result<usize> {
+        let left = usize::try_from(self.end.saturating_sub(self.at)).unwrap_or(usize::MAX);
+        let most = part.len().min(left);
+        let n = self.inner.read(&mut part[..most])?;
+        self.at += n as u64;
+        Ok(n)
+    }
+}
+
+impl Seek for Header<'_> {
+    fn seek(&mut self, to: SeekFrom) -> std::io::Result<u64> {
+        self.at = match to {
+            SeekFrom::End(n) => {
+                self.inner.seek(SeekFrom::Start(self.end.saturating_add_signed(n)))?
+            }
+            to => self.inner.seek(to)?,
+        };
+        Ok(self.at)
+    }
+
+    /// Asked before each text of a header.
+    fn stream_position(&mut self) -> std::io::Result<u64> {
+        Ok(self.at)
+    }
 }
 
 /// Fills `part` from the place `at`, whoever else reads the file.
@@ -113,7 +158,7 @@ impl Gguf {
                 reason: "it is not a file; give the path of a .gguf file".into(),
             });
         }
-        let mut reader = BufReader::with_capacity(1 << 20, &file);
+        let mut reader = Header::of(&file, meta.len());
         // The reader checks lengths against the file, but a crafted alignment can still make it
         // divide by zero: that must not take the process down.
         let parsed = catch_unwind(AssertUnwindSafe(|| Content::read(&mut reader)));

@@ -16,6 +16,7 @@ mod gguf;
 mod kernels;
 mod model;
 pub mod store;
+mod template;
 mod tensor;
 mod tokenizer;
 

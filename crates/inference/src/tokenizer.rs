@@ -2,12 +2,13 @@
 
 use crate::Error;
 use crate::gguf::Gguf;
+use crate::template::Template;
+use aho_corasick::{AhoCorasick, MatchKind};
 use candle_core::quantized::gguf_file::Value;
 use candle_core::quantized::tokenizer::TokenizerFromGguf;
-use minijinja::{Environment, ErrorKind, context};
+use minijinja::context;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use tandem_speculation::TokenId;
@@ -44,9 +45,9 @@ pub struct Tokenizer {
     bos: Option<TokenId>,
     add_bos: bool,
     fingerprint: [u8; 32],
-    /// Special tokens as text, those of more than one character.
-    specials: Vec<String>,
-    template: Option<Environment<'static>>,
+    /// Finds special tokens in text, those of more than one character; `None` if there are none.
+    specials: Option<AhoCorasick>,
+    template: Option<Template>,
     bos_text: String,
     eos_text: String,
 }
@@ -55,6 +56,12 @@ pub struct Tokenizer {
 /// only one of them in their metadata, and instruct models end with either.
 const END_TEXTS: &[&str] =
     &["<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|end_of_text|>", "</s>", "<|end|>"];
+
+/// Tokens at most, padding included.
+const MAX_VOCABULARY: usize = 1 << 19;
+/// Bytes of a token at most, and of all special ones together: what finds them takes many times that.
+const MAX_TOKEN: usize = 4096;
+const MAX_SPECIALS: usize = 1 << 20;
 
 /// Text that stands for what a person typed while a template is rendered. Private-use characters
 /// that no template has; if a person typed them they are only text.
@@ -67,9 +74,26 @@ impl Tokenizer {
             Some(Value::Array(values)) => Ok(values),
             _ => Err(failed(format!("{key} is missing"))),
         };
-        let vocab = unpadded(list("tokenizer.ggml.tokens")?);
-        if vocab == 0 || vocab > 1 << 19 {
-            return Err(failed(format!("a vocabulary of {vocab} tokens")));
+        let tokens = list("tokenizer.ggml.tokens")?;
+        let vocab = unpadded(tokens);
+        if vocab == 0 || tokens.len() > MAX_VOCABULARY {
+            return Err(failed(format!("a vocabulary of {} tokens", tokens.len())));
+        }
+        let special = |i: usize| match file.content.metadata.get("tokenizer.ggml.token_type") {
+            Some(Value::Array(kinds)) => kinds.get(i).is_some_and(is_special),
+            _ => false,
+        };
+        let mut bytes = 0;
+        for (i, token) in tokens.iter().enumerate() {
+            let Value::String(text) = token else {
+                return Err(failed("a token is not a text".into()));
+            };
+            if special(i) {
+                bytes += text.len();
+            }
+            if text.len() > MAX_TOKEN || bytes > MAX_SPECIALS {
+                return Err(failed("its tokens are far too long".into()));
+            }
         }
         let inner =
             catch_unwind(AssertUnwindSafe(|| tokenizers::Tokenizer::from_gguf(&file.content)));
@@ -103,12 +127,16 @@ impl Tokenizer {
             file.content.metadata.get("tokenizer.ggml.add_bos_token"),
             Some(Value::Bool(true))
         );
-        let template = file.text("tokenizer.chat_template").map(compile).transpose();
+        let template = file.text("tokenizer.chat_template").map(Template::new).transpose();
         let template = template.map_err(|e| failed(format!("its chat template: {e}")))?;
         let specials = inner.get_added_tokens_decoder().into_values();
         let specials = specials.filter(|t| t.special && t.content.chars().count() > 1);
+        let specials: Vec<String> = specials.map(|t| t.content).collect();
+        let finder =
+            || AhoCorasick::builder().match_kind(MatchKind::LeftmostFirst).build(&specials);
+        let specials = (!specials.is_empty()).then(finder).transpose();
         Ok(Self {
-            specials: specials.map(|t| t.content).collect(),
+            specials: specials.map_err(|e| failed(e.to_string()))?,
             fingerprint: fingerprint(file)?,
             vocab,
             bos_text: text(id("bos")),
@@ -154,35 +182,19 @@ impl Tokenizer {
         let mut rest = text;
         if !special {
             // A special token is recognised only when it is whole: cut after its first character.
-            let mut from = 0;
-            for at in self.special_places(text) {
-                let cut = at + text[at..].chars().next().map_or(0, char::len_utf8);
-                self.append(&text[from..cut], &mut ids)?;
-                from = cut;
+            while let Some(at) = self.first_special(rest) {
+                let cut = at + rest[at..].chars().next().map_or(0, char::len_utf8);
+                self.append(&rest[..cut], &mut ids)?;
+                rest = &rest[cut..];
             }
-            rest = &text[from..];
         }
         self.append(rest, &mut ids)?;
         Ok(ids)
     }
 
-    /// Where special tokens in `text` begin, in order. Its time grows with the text alone, however
-    /// many there are.
-    fn special_places(&self, text: &str) -> BTreeSet<usize> {
-        let mut places = BTreeSet::new();
-        for special in &self.specials {
-            let step = special.chars().next().map_or(1, char::len_utf8);
-            let mut from = 0;
-            while let Some(at) = text[from..].find(special.as_str()) {
-                places.insert(from + at);
-                from += at + step;
-            }
-        }
-        places
-    }
-
-    fn has_special(&self, text: &str) -> bool {
-        self.specials.iter().any(|special| text.contains(special.as_str()))
+    /// Where the first special token in `text` begins.
+    fn first_special(&self, text: &str) -> Option<usize> {
+        self.specials.as_ref()?.find(text).map(|found| found.start())
     }
 
     fn append(&self, text: &str, ids: &mut Vec<TokenId>) -> Result<(), Error> {
@@ -200,7 +212,7 @@ impl Tokenizer {
     /// # Errors
     /// If the template fails or the text cannot be encoded.
     pub fn encode_chat(&self, messages: &[ChatMessage]) -> Result<Vec<TokenId>, Error> {
-        let Some(environment) = &self.template else {
+        let Some(template) = &self.template else {
             return Err(Error::Tokenizer(
                 "this model has no chat template; use an instruct model".into(),
             ));
@@ -212,18 +224,16 @@ impl Tokenizer {
             .enumerate()
             .map(|(i, m)| ChatMessage { role: m.role, content: format!("{MARK}{i}{MARK}") })
             .collect();
-        let rendered = environment
-            .get_template("chat")
-            .and_then(|t| {
-                t.render(context! {
-                    messages => marked,
-                    add_generation_prompt => true,
-                    // Qwen3 would think aloud, in the answer.
-                    enable_thinking => false,
-                    bos_token => self.bos_text,
-                    eos_token => self.eos_text,
-                })
-            })
+        let told = context! {
+            messages => marked,
+            add_generation_prompt => true,
+            // Qwen3 would think aloud, in the answer.
+            enable_thinking => false,
+            bos_token => self.bos_text,
+            eos_token => self.eos_text,
+        };
+        let rendered = template
+            .render(messages.len(), told)
             .map_err(|e| Error::Tokenizer(format!("the model's chat template failed: {e}")))?;
         let mut ids: Vec<TokenId> = Vec::new();
         let mut between = String::new();
@@ -236,7 +246,7 @@ impl Tokenizer {
             let message = message
                 .ok_or_else(|| Error::Tokenizer("the chat template garbled a message".into()))?;
             // Text joins its surroundings up to the next special token, as if rendered in place.
-            if self.has_special(&message.content) {
+            if self.first_special(&message.content).is_some() {
                 self.append(&between, &mut ids)?;
                 between.clear();
                 ids.extend(self.encode(&message.content, false)?);
@@ -267,19 +277,15 @@ impl Tokenizer {
     }
 }
 
-fn compile(source: &str) -> Result<Environment<'static>, minijinja::Error> {
-    let mut environment = Environment::new();
-    // Templates are written for Python's Jinja with these settings and string methods.
-    environment.set_trim_blocks(true);
-    environment.set_lstrip_blocks(true);
-    environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-    environment.add_function("raise_exception", |text: String| -> Result<String, _> {
-        Err(minijinja::Error::new(ErrorKind::InvalidOperation, text))
-    });
-    // A template from a file must not spin for ever.
-    environment.set_fuel(Some(1_000_000));
-    environment.add_template_owned("chat", source.to_owned())?;
-    Ok(environment)
+/// Whether this kind of token is no plain text. Converters name the kinds of special tokens
+/// differently; all are treated alike.
+fn is_special(kind: &Value) -> bool {
+    match kind {
+        Value::I32(kind) => (2..=5).contains(kind),
+        Value::U32(kind) => (2..=5).contains(kind),
+        // No converter writes such a kind.
+        _ => true,
+    }
 }
 
 /// Tokens without the padding at the end. Converters fill the vocabulary up to the width of the
@@ -323,9 +329,7 @@ pub(crate) fn fingerprint(file: &Gguf) -> Result<[u8; 32], Error> {
                     hash.update((text.len() as u64).to_le_bytes());
                     hash.update(text);
                 }
-                // Converters name the kinds of special tokens differently; all are treated alike.
-                Value::I32(kind) => hash.update([u8::from((2..=5).contains(kind))]),
-                Value::U32(kind) => hash.update([u8::from((2..=5).contains(kind))]),
+                Value::I32(_) | Value::U32(_) => hash.update([u8::from(is_special(value))]),
                 _ => return Err(file.bad(format!("{key} holds values of an unexpected type"))),
             }
         }

@@ -11,6 +11,7 @@ use sha2::{Digest, Sha256};
 use spake2::{Ed25519Group, Identity, Password, Spake2};
 use std::fmt;
 use std::str::FromStr;
+use subtle::ConstantTimeEq;
 use thiserror::Error;
 
 /// SHA-256 of an edge's certificate in DER: what a paired device knows it by.
@@ -254,23 +255,17 @@ impl Exchange {
 /// Compares secrets without telling by its time where they differ.
 #[must_use]
 pub fn same(a: &[u8], b: &[u8]) -> bool {
-    a.len() == b.len() && a.iter().zip(b).fold(0, |d, (a, b)| d | (a ^ b)) == 0
+    a.ct_eq(b).into()
 }
 
 /// A name as it may be shown in a list or a terminal: one line, no control characters, bounded.
 #[must_use]
 pub fn clean_name(name: &str) -> String {
-    let mut text = String::new();
-    for word in name.split(|c: char| c.is_whitespace() || c.is_control()).filter(|w| !w.is_empty())
-    {
-        if !text.is_empty() {
-            text.push(' ');
-        }
-        text.push_str(word);
-    }
     // Marks that turn the direction of writing would let a name look like another.
     let turns = |c: &char| matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-    text.chars().filter(|c| !turns(c)).take(MAX_DEVICE_NAME / 4).collect()
+    let name: String = name.chars().filter(|c| !turns(c)).collect();
+    let words = name.split(|c: char| c.is_whitespace() || c.is_control()).filter(|w| !w.is_empty());
+    words.collect::<Vec<_>>().join(" ").chars().take(MAX_DEVICE_NAME / 4).collect()
 }
 
 #[cfg(test)]
