@@ -515,10 +515,11 @@ fn explain(at: &EdgeAddress, error: WsError) -> Failure {
                 )),
             }
         }
-        // Closed in the middle: an edge that ends now, or a balancer without one.
-        WsError::Protocol(ProtocolError::HandshakeIncomplete) => {
-            Failure::Unreachable(format!("the edge at {at} closed the connection"))
-        }
+        // Cut off in the middle, as by an edge that is being started again or a network that changes.
+        WsError::Protocol(ProtocolError::HandshakeIncomplete) => Failure::Unreachable(format!(
+            "cannot reach the edge at {at}: the connection broke before it answered; is it running \
+             and in this network?"
+        )),
         WsError::Protocol(e) => Failure::refused(format!(
             "what answers at {at} does not speak {SUBPROTOCOL} ({e}); is the address right, and \
              are device and edge of the same version?"
@@ -527,5 +528,19 @@ fn explain(at: &EdgeAddress, error: WsError) -> Failure {
             "cannot reach the edge at {at}: {e}; is it running and in this network?"
         )),
         e => Failure::Unreachable(format!("cannot reach the edge at {at}: {e}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_edge_that_hangs_up_is_asked_again_soon_and_a_stranger_is_not() {
+        let at: EdgeAddress = "127.0.0.1:7470".parse().unwrap();
+        let cut = explain(&at, WsError::Protocol(ProtocolError::HandshakeIncomplete));
+        assert!(matches!(cut, Failure::Unreachable(_)));
+        let stranger = explain(&at, WsError::Protocol(ProtocolError::WrongHttpVersion));
+        assert!(matches!(stranger, Failure::Refused(..)));
     }
 }

@@ -156,6 +156,13 @@ impl Store {
         Ok(Self { pool })
     }
 
+    /// The connections, for tests that take a program's disk or lock away.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn connections(&self) -> &SqlitePool {
+        &self.pool
+    }
+
     /// Closes the file.
     pub async fn close(&self) {
         self.pool.close().await;
