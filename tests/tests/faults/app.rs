@@ -9,9 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tandem_device::store::{Message, Status, Store, StoreError};
-use tandem_device::{
-    Drafter, Event, Finish, GenerateError, Link, Request, generate,
-};
+use tandem_device::{Drafter, Event, Finish, GenerateError, Link, Request, generate};
 use tandem_inference::{ChatMessage, DeviceChoice, LoadOptions, Role};
 use tandem_speculation::{RoundTimes, Source, Way};
 use tokio::sync::mpsc;

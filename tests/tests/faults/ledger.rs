@@ -64,7 +64,8 @@ pub async fn read(path: &Path) -> Result<Vec<Said>, String> {
 /// The same on an open connection.
 pub async fn rows(db: &mut SqliteConnection) -> Result<Vec<Said>, String> {
     let failed = |e: sqlx::Error| format!("the database cannot be read: {e}");
-    let messages = sqlx::query("SELECT id, role, content, status, tokens FROM messages ORDER BY id");
+    let messages =
+        sqlx::query("SELECT id, role, content, status, tokens FROM messages ORDER BY id");
     let messages = messages.fetch_all(&mut *db).await.map_err(failed)?;
     let rounds = sqlx::query(
         "SELECT r.message, r.round, t.ids, t.pieces FROM rounds r

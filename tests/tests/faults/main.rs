@@ -63,7 +63,7 @@ fn whatever_happens_the_answer_is_the_same_and_stored_once() {
     let next = AtomicU64::new(first);
     let sum = Mutex::new(Sum::default());
     std::thread::scope(|scope| {
-        for worker in 0..TOGETHER.min(seeds) {
+        for _ in 0..TOGETHER.min(seeds) {
             // A model's forward passes have one thread, so several edges share one.
             let (next, sum, begun, folder, files, load) =
                 (&next, &sum, &begun, &folder, &files, &load);
@@ -76,7 +76,7 @@ fn whatever_happens_the_answer_is_the_same_and_stored_once() {
                         break;
                     }
                     let plan = Plan::new(seed);
-                    let folder = folder.join(format!("{worker}"));
+                    let folder = folder.join(format!("{seed}"));
                     let (drafter, file) = if plan.near { (&near, 2) } else { (&far, 1) };
                     let models = [&verifier, drafter].map(Arc::clone);
                     let outcome = run::run(&plan, &models, &files[file], begun, &folder);

@@ -62,7 +62,8 @@ fn tensors(tokens: &[String], noise: f32) -> Vec<(String, QTensor)> {
         let row = &table[before * width..(before + 1) * width];
         let mut row: Vec<f32> = row.iter().map(|e| e * 0.2 + number() * 0.3).collect();
         for (j, value) in row.iter_mut().enumerate() {
-            *value += (other.uniform(Purpose::Bonus, i as u32, j as u32) as f32 * 2.0 - 1.0) * noise;
+            *value +=
+                (other.uniform(Purpose::Bonus, i as u32, j as u32) as f32 * 2.0 - 1.0) * noise;
         }
         row[0] = if speaks(token) { 4.0 } else { -4.0 };
         output.extend(row);

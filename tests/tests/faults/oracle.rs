@@ -5,8 +5,8 @@ use std::sync::Arc;
 use tandem_device::{Ahead, Gamma, Mode, Request, RoundRecord};
 use tandem_inference::{KvCache, Model, Segment, Wanted};
 use tandem_speculation::{
-    Correction, Distribution, Outcome, Purpose, Randomness, Resolution, Resolver, Sampling, TokenId,
-    dsd_verify, more, process, verify,
+    Correction, Distribution, Outcome, Purpose, Randomness, Resolution, Resolver, Sampling,
+    TokenId, dsd_verify, more, process, verify,
 };
 
 /// A model that reads a text from left to right, and again from where it became another.

@@ -67,12 +67,18 @@ pub enum StepFault {
     /// The user stops the answer (and wants the rest of it later).
     Cancel,
     /// The machine sleeps.
-    Sleep { ms: u64 },
+    Sleep {
+        ms: u64,
+    },
     /// The clock on the wall is put forward or back. Times are only ever kept in the store, so it
     /// is the same as if all that are there were moved the other way.
-    Clock { ms: i64 },
+    Clock {
+        ms: i64,
+    },
     /// Another program holds the database's lock for a moment.
-    Busy { ms: u64 },
+    Busy {
+        ms: u64,
+    },
     /// It holds it for longer than the device waits.
     Locked,
     /// The disk is full until the answer has failed.

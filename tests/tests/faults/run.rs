@@ -260,6 +260,7 @@ impl Play<'_> {
     /// is wrong, or have what was stored before. Returns the file to go on with.
     async fn tear(&mut self, path: Arc<Path>) -> Result<Arc<Path>, String> {
         let Some(torn) = self.torn.take() else { return Ok(path) };
+        self.world.ledger().settle(read(&path).await?, Missing::Nothing)?;
         let damaged = self.copy(&path)?;
         if !damage(&damaged, torn)? {
             return Ok(path);
@@ -360,8 +361,10 @@ impl Play<'_> {
         self.world.check(path).await?;
         let failed = |e: sqlx::Error| e.to_string();
         let mut db = connect(path).await.map_err(failed)?;
-        let sound: String =
-            sqlx::query_scalar("PRAGMA integrity_check").fetch_one(&mut db).await.map_err(failed)?;
+        let sound: String = sqlx::query_scalar("PRAGMA integrity_check")
+            .fetch_one(&mut db)
+            .await
+            .map_err(failed)?;
         if sound != "ok" {
             return Err(format!("the database is damaged: {sound}"));
         }
@@ -369,7 +372,8 @@ impl Play<'_> {
         let messages = store.messages(CONVERSATION).await.map_err(|e| e.to_string())?;
         store.close().await;
         let questions = messages.iter().filter(|m| m.role == "user").map(|m| &m.content);
-        let asked = (0..self.world.plan.questions).map(|n| crate::app::question(self.world.plan.seed, n));
+        let asked =
+            (0..self.world.plan.questions).map(|n| crate::app::question(self.world.plan.seed, n));
         if !questions.eq(asked.collect::<Vec<_>>().iter()) {
             return Err(format!("lost questions: {messages:?}"));
         }

@@ -181,7 +181,8 @@ impl Frames {
                 let rest = self.buffer.split_off(length);
                 return Some((std::mem::replace(&mut self.buffer, rest), counted));
             }
-            if self.buffer.len() > LONGEST || self.from.read_buf(&mut self.buffer).await.ok()? == 0 {
+            if self.buffer.len() > LONGEST || self.from.read_buf(&mut self.buffer).await.ok()? == 0
+            {
                 return None;
             }
         }

@@ -128,7 +128,9 @@ impl World {
                     sqlx::query(sql).bind(-ms).execute(&mut db).await.map_err(failed)?;
                 }
             }
-            StepFault::Busy { ms } => self.hold(path, Duration::from_millis(*ms)).await.map_err(failed)?,
+            StepFault::Busy { ms } => {
+                self.hold(path, Duration::from_millis(*ms)).await.map_err(failed)?
+            }
             StepFault::Locked => {
                 self.store_may_fail.store(true, Ordering::Relaxed);
                 self.hold(path, TOO_LONG).await.map_err(failed)?;
@@ -172,7 +174,8 @@ async fn limit(store: &Store, full: bool) -> sqlx::Result<()> {
     for _ in 0..pool.options().get_max_connections() {
         let mut one = pool.acquire().await?;
         // SQLite takes the file's length when the limit is less.
-        let sql = if full { "PRAGMA max_page_count = 1" } else { "PRAGMA max_page_count = 1000000" };
+        let sql =
+            if full { "PRAGMA max_page_count = 1" } else { "PRAGMA max_page_count = 1000000" };
         sqlx::query(sql).execute(&mut *one).await?;
         all.push(one);
     }

@@ -36,6 +36,7 @@ pub use transfer::{
     FILE_LIMIT, ImportError, MESSAGE_LIMIT, Saved, SavedConversation, SavedMessage,
 };
 
+use sqlx::Connection;
 use sqlx::migrate::MigrateError;
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
@@ -140,6 +141,12 @@ impl Store {
         };
         let pool = SqlitePoolOptions::new()
             .max_connections(4)
+            // After a full disk SQLite has rolled back by itself; sqlx still counts the transaction
+            // and would refuse the next one on this connection for good.
+            .before_acquire(|connection, _| {
+                let sound = !connection.is_in_transaction();
+                Box::pin(async move { Ok(sound) })
+            })
             .connect_with(options)
             .await
             .map_err(explained)?;

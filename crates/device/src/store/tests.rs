@@ -363,18 +363,26 @@ async fn a_full_disk_is_named_and_nothing_is_half_written() {
     let s = scratch().await;
     let c = s.store.create_conversation("c").await.unwrap().id;
     turn(&s.store, c, "q", "a").await;
-    // The limit belongs to a connection, so each of the pool's gets it.
-    let mut all = Vec::new();
-    for _ in 0..4 {
-        let mut one = s.store.pool.acquire().await.unwrap();
-        let pages: i64 =
-            sqlx::query_scalar("PRAGMA page_count").fetch_one(&mut *one).await.unwrap();
-        let limit = format!("PRAGMA max_page_count = {}", pages + 2);
-        sqlx::raw_sql(sqlx::AssertSqlSafe(limit)).execute(&mut *one).await.unwrap();
-        all.push(one);
-    }
-    drop(all);
+    limit(&s.store, 2).await;
     let full = s.store.ask(c, &"long ".repeat(100_000)).await.unwrap_err();
     assert!(matches!(full, StoreError::Full), "{full}");
     assert_eq!(texts(&s.store, c).await, ["q", "a"]);
+    // With room again it goes on, on every connection.
+    limit(&s.store, 10_000).await;
+    turn(&s.store, c, "once more", "b").await;
+    assert_eq!(texts(&s.store, c).await, ["q", "a", "once more", "b"]);
+}
+
+/// Lets the file grow by so many pages at most. The limit belongs to a connection, so each of the pool's
+/// gets it.
+async fn limit(store: &Store, more: i64) {
+    let mut all = Vec::new();
+    for _ in 0..4 {
+        let mut one = store.pool.acquire().await.unwrap();
+        let pages: i64 =
+            sqlx::query_scalar("PRAGMA page_count").fetch_one(&mut *one).await.unwrap();
+        let limit = format!("PRAGMA max_page_count = {}", pages + more);
+        sqlx::raw_sql(sqlx::AssertSqlSafe(limit)).execute(&mut *one).await.unwrap();
+        all.push(one);
+    }
 }
