@@ -1,6 +1,7 @@
 //! Who may use the edge: the static token, and the paired devices as their file is now.
 
 use crate::devices::{Device, Devices, token_hash};
+use crate::share::Owner;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use std::collections::HashMap;
@@ -35,6 +36,13 @@ pub(crate) struct Pass {
     pub device: Option<Device>,
     /// Cancelled when the right is taken away.
     pub revoked: CancellationToken,
+}
+
+impl Pass {
+    /// Whose it is, for what is shared among one owner's sessions only.
+    pub(crate) fn owner(&self) -> Owner {
+        self.device.as_ref().map(|device| device.id.as_str().into())
+    }
 }
 
 impl Access {

@@ -121,8 +121,7 @@ async fn run(socket: WebSocket, shared: &Shared, connection: u64, pass: &Pass) {
     let (mut sink, mut stream) = socket.split();
     let (sender, mut outbound) = mpsc::channel::<Vec<u8>>(OUTBOUND);
     let kill = CancellationToken::new();
-    let owner = pass.device.as_ref().map(|device| device.id.as_str().into());
-    let metrics = Arc::clone(&shared.metrics);
+    let (owner, metrics) = (pass.owner(), Arc::clone(&shared.metrics));
     let peer = Peer { connection, owner, sender, kill: kill.clone(), metrics };
     let inbound = Arc::new(Semaphore::new(INBOUND));
     let mut ping = tokio::time::interval(PING);

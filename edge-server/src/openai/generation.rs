@@ -57,8 +57,8 @@ impl Generation {
     ) -> Result<Self, ApiError> {
         let (sender, inbox) = mpsc::channel(OUTBOUND);
         let (kill, end) = (CancellationToken::new(), CancellationToken::new());
-        let metrics = Arc::clone(&shared.metrics);
-        let peer = Peer { connection, sender, kill: kill.clone(), metrics };
+        let (owner, metrics) = (pass.owner(), Arc::clone(&shared.metrics));
+        let peer = Peer { connection, owner, sender, kill: kill.clone(), metrics };
         tokio::spawn(watch(Arc::clone(shared), peer.clone(), pass.clone(), end.clone(), place));
         // From here on, whatever ends this ends the work.
         let generation = Self { inbox, kill, revoked: pass.revoked, _end: end.drop_guard() };

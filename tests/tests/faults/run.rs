@@ -260,7 +260,9 @@ impl Play<'_> {
     /// is wrong, or have what was stored before. Returns the file to go on with.
     async fn tear(&mut self, path: Arc<Path>) -> Result<Arc<Path>, String> {
         let Some(torn) = self.torn.take() else { return Ok(path) };
-        self.world.ledger().settle(read(&path).await?, Missing::Nothing)?;
+        // What is read and closed is not what a killed program leaves, so each use has its own copy.
+        let whole = read(&self.copy(&path)?).await?;
+        self.world.ledger().settle(whole, Missing::Nothing)?;
         let damaged = self.copy(&path)?;
         if !damage(&damaged, torn)? {
             return Ok(path);
