@@ -61,7 +61,8 @@ fn try_file(path: &Path) -> Option<String> {
     let bytes = std::fs::metadata(path).unwrap().len() as usize;
     let facts = bounded("reading the header", bytes, || Facts::read(path).map(drop));
     let whole = bounded("reading the tokenizer", bytes, || Facts::read_whole(path).map(drop));
-    let options = LoadOptions { device: DeviceChoice::Cpu, threads: Some(1) };
+    let options =
+        LoadOptions { device: DeviceChoice::Cpu, threads: Some(1), ..LoadOptions::default() };
     let model = bounded("loading", bytes, || Model::load(path, &options));
     for error in [facts.err(), whole.err()].into_iter().flatten() {
         explained(&error, path);
