@@ -42,7 +42,8 @@ pub async fn live(world: Arc<World>, path: Arc<Path>) -> Result<Life, String> {
     world.store_may_fail.store(false, Ordering::Relaxed);
     store.recover().await.map_err(text)?;
     world.check(&path).await?;
-    let options = LoadOptions { threads: Some(1), device: DeviceChoice::Cpu };
+    let options =
+        LoadOptions { threads: Some(1), device: DeviceChoice::Cpu, ..LoadOptions::default() };
     let drafter = Drafter::load(world.drafter.clone(), options, CONTEXT).await;
     let drafter = drafter.map_err(|e| e.to_string())?;
     let address = world.edge.parse().map_err(|_| "no address".to_owned())?;
@@ -101,7 +102,7 @@ impl Answering<'_> {
         } else {
             chat.push(ChatMessage { role: Role::User, content: text.clone() });
         }
-        let tokenizer = drafter.model().tokenizer();
+        let tokenizer = drafter.tokenizer();
         let mut prompt = tokenizer.encode_chat(&chat).map_err(|e| e.to_string())?;
         prompt.extend(tokenizer.encode(&begun, false).map_err(|e| e.to_string())?);
         let session = store.session(CONVERSATION).await.map_err(|e| e.to_string())?;

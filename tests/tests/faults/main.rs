@@ -57,7 +57,8 @@ fn whatever_happens_the_answer_is_the_same_and_stored_once() {
     let folder = std::env::temp_dir().join(format!("tandem-faults-{}", std::process::id()));
     std::fs::create_dir_all(&folder).unwrap();
     let files = model::write();
-    let options = LoadOptions { threads: Some(1), device: DeviceChoice::Cpu };
+    let options =
+        LoadOptions { threads: Some(1), device: DeviceChoice::Cpu, ..LoadOptions::default() };
     let load = |path: &PathBuf| Arc::new(Model::load(path, &options).unwrap());
     let begun = run::first_database(&folder);
     let next = AtomicU64::new(first);
