@@ -1,5 +1,5 @@
-// `npm run check:deny`: licences, sources and banned crates, by cargo-deny. With `--advisories` the
-// list of known vulnerabilities too, which needs the network.
+// `npm run check:deny`: licences, sources and banned crates, by cargo-deny. With `--advisories`
+// the list of known vulnerabilities instead, which needs the network.
 import { existsSync } from 'node:fs';
 import path from 'node:path';
 import { cacheFolder, must, say } from './lib/system.mjs';
@@ -23,6 +23,6 @@ if (!existsSync(file)) {
     folder,
   ]);
 }
-const checks = ['licenses', 'sources', 'bans'];
-if (process.argv.includes('--advisories')) checks.push('advisories');
+const advisories = process.argv.includes('--advisories');
+const checks = advisories ? ['advisories'] : ['licenses', 'sources', 'bans'];
 await must(file, ['--workspace', '--all-features', 'check', '--hide-inclusion-graph', ...checks]);

@@ -7,6 +7,7 @@ mod engine;
 mod facts;
 mod load;
 mod page;
+mod soak;
 
 use anyhow::Result;
 use clap::Parser;
@@ -18,6 +19,7 @@ enum Command {
     Decode(decode::Args),
     Load(load::Args),
     Page(page::Args),
+    Soak(soak::Args),
 }
 
 fn main() -> Result<()> {
@@ -26,5 +28,6 @@ fn main() -> Result<()> {
         Command::Decode(args) => decode::run(&args),
         Command::Load(args) => load::run(&args),
         Command::Page(args) => page::run(&args),
+        Command::Soak(args) => soak::run(&args),
     }
 }

@@ -8,10 +8,14 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 use tandem_protocol::same;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 /// How often the file is looked at; a revoked device is gone after this.
 const LOOK: Duration = Duration::from_millis(250);
+/// Connections of one paired device at once: the app, a terminal, and those that were lost and are not
+/// known to be.
+const CONNECTIONS: usize = 8;
 
 /// Lets devices in and throws them out.
 pub(crate) struct Access {
@@ -25,8 +29,21 @@ pub(crate) struct Access {
 #[derive(Default)]
 struct Table {
     stamp: Option<(SystemTime, u64)>,
-    /// With what ends a device's connections.
-    devices: HashMap<String, (Device, CancellationToken)>,
+    devices: HashMap<String, Entry>,
+}
+
+/// A device, with what ends its connections and the places for them.
+struct Entry {
+    device: Device,
+    revoked: CancellationToken,
+    places: Arc<Semaphore>,
+}
+
+impl Entry {
+    fn new(device: Device) -> Self {
+        let places = Arc::new(Semaphore::new(CONNECTIONS));
+        Self { device, revoked: CancellationToken::new(), places }
+    }
 }
 
 /// One connection's right to be here.
@@ -36,6 +53,16 @@ pub(crate) struct Pass {
     pub device: Option<Device>,
     /// Cancelled when the right is taken away.
     pub revoked: CancellationToken,
+    /// Places for the device's connections.
+    pub places: Arc<Semaphore>,
+}
+
+impl Pass {
+    /// Of the static token, or of an edge that is open to its machine: nothing tells its holders apart.
+    fn free() -> Self {
+        let places = Arc::new(Semaphore::new(Semaphore::MAX_PERMITS));
+        Self { device: None, revoked: CancellationToken::new(), places }
+    }
 }
 
 impl Pass {
@@ -93,21 +120,24 @@ impl Access {
         for device in list {
             // Another token under the same id is another right.
             let kept = old.remove(&device.id);
-            let kept = kept.filter(|(known, _)| known.token_sha256 == device.token_sha256);
-            let token = kept.map_or_else(CancellationToken::new, |(_, token)| token);
-            table.devices.insert(device.id.clone(), (device, token));
+            let kept = kept.filter(|e| e.device.token_sha256 == device.token_sha256);
+            let id = device.id.clone();
+            let entry = match kept {
+                Some(entry) => Entry { device, ..entry },
+                None => Entry::new(device),
+            };
+            table.devices.insert(id, entry);
         }
-        for (device, token) in old.into_values() {
-            tracing::info!("{} may not use this edge any more", device.name);
-            token.cancel();
+        for entry in old.into_values() {
+            tracing::info!("{} may not use this edge any more", entry.device.name);
+            entry.revoked.cancel();
         }
     }
 
     /// Whether this request may pass.
     pub(crate) fn admit(&self, headers: &HeaderMap) -> Result<Pass, Box<Response>> {
-        let free = || Pass { device: None, revoked: CancellationToken::new() };
         if self.token.is_none() && self.devices.is_none() {
-            return Ok(free());
+            return Ok(Pass::free());
         }
         let shown = headers
             .get(header::AUTHORIZATION)
@@ -117,15 +147,20 @@ impl Access {
         if let Some(shown) = shown {
             let hash = token_hash(shown);
             if self.token.as_ref().is_some_and(|own| same(own.as_bytes(), hash.as_bytes())) {
-                return Ok(free());
+                return Ok(Pass::free());
             }
             self.refresh();
             let table = self.table();
             let known = table.devices.values();
             // Hashes are compared, so the time tells nothing about a token.
-            let mut known = known.filter(|(d, _)| same(d.token_sha256.as_bytes(), hash.as_bytes()));
-            if let Some((device, revoked)) = known.next() {
-                return Ok(Pass { device: Some(device.clone()), revoked: revoked.clone() });
+            let hash = hash.as_bytes();
+            let mut known = known.filter(|e| same(e.device.token_sha256.as_bytes(), hash));
+            if let Some(Entry { device, revoked, places }) = known.next() {
+                return Ok(Pass {
+                    device: Some(device.clone()),
+                    revoked: revoked.clone(),
+                    places: Arc::clone(places),
+                });
             }
         }
         let text = if self.devices.is_some() {

@@ -2,6 +2,7 @@
 
 use crate::access::{Access, Pass};
 use crate::pairing::{Pairing, Refusal};
+use crate::strangers::Stranger;
 use axum::extract::ws::{Message, WebSocket};
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,8 +16,10 @@ use tokio_util::sync::CancellationToken;
 
 /// A control socket may be silent this long.
 const SILENCE: Duration = Duration::from_secs(20);
-/// Control sockets at once.
-const MOST: usize = 16;
+/// Time for all of a pairing: a person types the code before it begins.
+const PAIRING: Duration = Duration::from_secs(60);
+/// Control sockets at once; more than one address may have that are nobody's.
+const MOST: usize = 64;
 
 /// What all control sockets share.
 pub(crate) struct Control {
@@ -41,17 +44,27 @@ impl Control {
     }
 
     /// Until the peer leaves, asks for something that it may not have, or is silent. `pass` is what
-    /// its token opens, if it has one.
-    pub(crate) async fn serve(&self, mut socket: WebSocket, pass: Option<Pass>) {
+    /// its token opens, if it has one; without one the peer stays a `stranger` and is counted as such.
+    pub(crate) async fn serve(
+        &self,
+        mut socket: WebSocket,
+        pass: Option<Pass>,
+        stranger: Option<Stranger>,
+    ) {
+        let _counted = stranger.filter(|_| pass.is_none());
+        let patience = if pass.is_none() { PAIRING } else { Duration::MAX };
         let Ok(_place) = self.places.try_acquire() else {
             let text = "the edge is busy with other devices; try again";
             let _ = send(&mut socket, &refused(ErrorCode::Busy, text)).await;
             return;
         };
         let mut run = None;
+        let over = tokio::time::sleep(patience);
+        tokio::pin!(over);
         loop {
             let frame = tokio::select! {
                 () = self.stop.cancelled() => break,
+                () = &mut over => break,
                 frame = timeout(SILENCE, socket.recv()) => frame,
             };
             let reply = match frame {

@@ -11,12 +11,13 @@ use crate::pairing::Pairing;
 use crate::scheduler::{Limits, Scheduler, Work};
 use crate::socket::{Shared, serve};
 use crate::state::{Serving, StateError, StateFolder};
+use crate::strangers::Stranger;
 use crate::tls::Identity;
-use axum::Router;
 use axum::extract::{State, WebSocketUpgrade};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use axum::{Extension, Router};
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -393,9 +394,11 @@ async fn upgrade(
 /// A device without a token may come here to pair; one with a wrong token may not.
 async fn upgrade_control(
     State(app): State<Arc<App>>,
+    stranger: Option<Extension<Stranger>>,
     headers: HeaderMap,
     upgrade: Result<WebSocketUpgrade, axum::extract::ws::rejection::WebSocketUpgradeRejection>,
 ) -> Response {
+    let stranger = stranger.map(|Extension(stranger)| stranger);
     if let Some(refused) = from_a_page(&headers) {
         return refused;
     }
@@ -418,7 +421,7 @@ async fn upgrade_control(
     upgrade
         .max_message_size(MAX_CONTROL_FRAME)
         .max_frame_size(MAX_CONTROL_FRAME)
-        .on_upgrade(move |socket| async move { app.control.serve(socket, pass).await })
+        .on_upgrade(move |socket| async move { app.control.serve(socket, pass, stranger).await })
 }
 
 async fn health(State(app): State<Arc<App>>) -> Response {

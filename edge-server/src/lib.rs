@@ -22,6 +22,7 @@ mod session;
 mod share;
 mod socket;
 mod state;
+mod strangers;
 mod tls;
 
 pub use devices::{Device, Devices};

@@ -1,15 +1,23 @@
 //! Accepts connections, speaks TLS where the edge has it, and hands them to the router.
 //!
-//! A stranger costs little: handshakes and the wait for a request are short, and there is a limit on
-//! connections that have not become a device's yet.
+//! A stranger costs little: handshakes and the wait for a request are short, and there are limits on
+//! connections that have not become a device's yet, in all and for each address (`strangers.rs`).
 
+use crate::strangers::{Stranger, Strangers};
 use axum::Router;
+use axum::body::Body;
+use axum::http::{Request, Response, StatusCode, header};
+use axum::response::IntoResponse;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
+use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use rustls::ServerConfig;
-use std::sync::Arc;
+use std::convert::Infallible;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+use tandem_protocol::CONTROL_PATH;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
@@ -23,7 +31,10 @@ const HANDSHAKE: Duration = Duration::from_secs(5);
 /// Time for a request's head.
 const HEAD: Duration = Duration::from_secs(10);
 /// Connections that are no device's yet, at most, beyond those of devices.
-const STRANGERS: usize = 64;
+const STRANGERS: usize = 128;
+/// Bytes of a request's head at most, and fields in it.
+const HEAD_BYTES: usize = 64 << 10;
+const HEAD_FIELDS: usize = 64;
 /// Time for open requests at the end.
 const GRACE: Duration = Duration::from_secs(3);
 /// The first byte of a TLS connection.
@@ -50,16 +61,17 @@ pub(crate) async fn serve(
 ) {
     let places = Arc::new(Semaphore::new(devices + STRANGERS));
     let tls = tls.map(TlsAcceptor::from);
+    let strangers = Arc::new(Strangers::default());
     let tasks = TaskTracker::new();
     loop {
         let place = tokio::select! {
             () = over.cancelled() => break,
             place = Arc::clone(&places).acquire_owned() => place,
         };
-        let stream = tokio::select! {
+        let (stream, from) = tokio::select! {
             () = over.cancelled() => break,
             accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => stream,
+                Ok(accepted) => accepted,
                 Err(e) => {
                     // Too many open files, say: it passes.
                     tracing::warn!("cannot accept a connection: {e}");
@@ -68,6 +80,11 @@ pub(crate) async fn serve(
                 }
             },
         };
+        // Without TLS there is nobody beyond this machine.
+        let Some(stranger) = strangers.arrive(from.ip(), tls.is_some()) else {
+            tracing::debug!("{} has too many connections that say nothing", from.ip());
+            continue;
+        };
         // Rounds are small frames that must not wait for more.
         let _ = stream.set_nodelay(true);
         let (tls, router, over) = (tls.clone(), router.clone(), over.clone());
@@ -75,10 +92,10 @@ pub(crate) async fn serve(
             // Held until the request is answered or has become a WebSocket, which has its own limit.
             let _place = place;
             match tls {
-                None => http(stream, router, over).await,
+                None => http(stream, router, stranger, over).await,
                 Some(tls) => {
                     if let Ok(Some(stream)) = timeout(HANDSHAKE, handshake(tls, stream)).await {
-                        http(stream, router, over).await;
+                        http(stream, router, stranger, over).await;
                     }
                 }
             }
@@ -109,15 +126,57 @@ async fn handshake(
     }
 }
 
+/// Answers a request, and learns from the answer who asks. Who guesses tokens is told to wait without
+/// his token being looked at: otherwise the pause would tell a right one from a wrong one.
+async fn answer(
+    router: TowerToHyperService<Router>,
+    stranger: Arc<Mutex<Stranger>>,
+    mut request: Request<Incoming>,
+) -> Result<Response<Body>, Infallible> {
+    let known = || stranger.lock().unwrap_or_else(PoisonError::into_inner);
+    let shows = request.headers().contains_key(header::AUTHORIZATION);
+    if shows && let Some(wait) = known().must_wait() {
+        return Ok(too_many(wait));
+    }
+    let pairs = request.uri().path() == CONTROL_PATH && !shows;
+    // Held by whoever serves the connection after it became a WebSocket, or not.
+    request.extensions_mut().insert(known().clone());
+    let response = router.call(request).await?;
+    match response.status() {
+        StatusCode::UNAUTHORIZED if shows => known().guessed(),
+        StatusCode::SWITCHING_PROTOCOLS if !pairs => known().let_in(),
+        status if shows && status.is_success() => known().let_in(),
+        _ => {}
+    }
+    Ok(response)
+}
+
+fn too_many(wait: Duration) -> Response<Body> {
+    let seconds = wait.as_secs() + 1;
+    let text = format!(
+        "too many wrong tokens came from this address; the edge looks at the next one in {seconds} \
+         seconds. If they were not yours, somebody there is guessing\n"
+    );
+    let wait = [(header::RETRY_AFTER, seconds.to_string())];
+    (StatusCode::TOO_MANY_REQUESTS, wait, text).into_response()
+}
+
 async fn http(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     router: Router,
+    stranger: Stranger,
     over: CancellationToken,
 ) {
+    let router = TowerToHyperService::new(router);
+    // What is left of it with the connection is dropped with the connection.
+    let stranger = Arc::new(Mutex::new(stranger));
+    let service = service_fn(move |request| answer(router.clone(), Arc::clone(&stranger), request));
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router))
+        .max_buf_size(HEAD_BYTES)
+        .max_headers(HEAD_FIELDS)
+        .serve_connection(TokioIo::new(stream), service)
         .with_upgrades();
     tokio::pin!(connection);
     let mut ending = false;

@@ -9,6 +9,10 @@ use std::sync::Arc;
 use std::time::Duration;
 use tandem_edge::{Bound, Config, Limits};
 use tandem_inference::{DeviceChoice, KvFormat, LoadOptions, Model};
+use tracing_subscriber::filter::{FilterExt, filter_fn};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer};
 
 /// The edge of Tandem: a large model for the devices in your network.
 #[derive(Parser)]
@@ -92,10 +96,17 @@ struct Serve {
     exit_with_parent: bool,
 }
 
+/// Libraries write whole frames and requests, with the words and the token that are in them, at the
+/// levels below information: that is for nobody's log, whatever `RUST_LOG` says.
+fn without_words(event: &tracing::Metadata<'_>) -> bool {
+    *event.level() <= tracing::Level::INFO || event.target().starts_with("tandem")
+}
+
 fn main() -> Result<()> {
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let log = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let log = log.with_filter(filter.and(filter_fn(without_words)));
+    tracing_subscriber::registry().with(log).init();
     let command = Args::parse().command;
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;

@@ -25,6 +25,9 @@ const PREFILL_BESIDE: usize = 16;
 /// Sequences in one step at most; the others wait for the next.
 const MAX_BATCH: usize = 64;
 
+/// Conversations of one connection that compute at once, or an eighth of all: the others' find a place.
+const BUSY_EACH: usize = 4;
+
 /// Limits of the sessions.
 #[derive(Clone, Debug)]
 pub struct Limits {
@@ -244,6 +247,14 @@ impl Scheduler {
             return Err((ErrorCode::ContextFull, context_full(wanted, self.limits.context)));
         }
         let (id, generation) = (open.session, open.generation);
+        let busy = self.sessions.values().filter(|s| {
+            let own = s.peer.as_ref().is_some_and(|p| p.connection == peer.connection);
+            own && s.id != id && (s.waits() || !s.prompt_left().is_empty())
+        });
+        if busy.count() >= (self.limits.sessions / 8).max(BUSY_EACH) {
+            let text = "this connection has too many answers at once; wait until one of them ends";
+            return Err((ErrorCode::Busy, text.into()));
+        }
         let mut session = match self.sessions.remove(&id) {
             Some(session) => {
                 self.unlink(&session);

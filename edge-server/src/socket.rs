@@ -43,6 +43,11 @@ pub(crate) async fn serve(mut socket: WebSocket, shared: Arc<Shared>, connection
             .await;
         return;
     };
+    let Ok(_own) = Arc::clone(&pass.places).try_acquire_owned() else {
+        let text = "this device has too many connections; close some of its programs";
+        refuse(&mut socket, ErrorCode::Busy, text).await;
+        return;
+    };
     shared.metrics.connections.inc();
     if hello(&mut socket, &shared).await {
         run(socket, &shared, connection, &pass).await;

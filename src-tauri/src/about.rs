@@ -7,6 +7,7 @@ use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use tauri::State;
+use tracing_subscriber::filter::{FilterExt, filter_fn};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, fmt};
@@ -22,13 +23,22 @@ fn log_folder(database: &Path) -> PathBuf {
     database.with_file_name("logs")
 }
 
+/// Libraries write whole frames and requests, with the words and the token that are in them, at the
+/// levels below information: that is for nobody's log, whatever `RUST_LOG` says.
+fn without_words(event: &tracing::Metadata<'_>) -> bool {
+    *event.level() <= tracing::Level::INFO
+        || event.target().starts_with("tandem")
+        || event.target() == "edge"
+}
+
 /// Warnings go to the terminal, and a little more to a file a day.
 pub(crate) fn start_log(database: &Path) {
     let folder = log_folder(database);
     let chosen = |default: &str| {
         EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default))
     };
-    let terminal = fmt::layer().with_writer(std::io::stderr).with_filter(chosen("warn"));
+    let terminal = fmt::layer().with_writer(std::io::stderr);
+    let terminal = terminal.with_filter(chosen("warn").and(filter_fn(without_words)));
     // The library looks for old files first and complains on the terminal where there is no folder.
     let _ = std::fs::create_dir_all(&folder);
     let file = tracing_appender::rolling::Builder::new()
@@ -41,7 +51,8 @@ pub(crate) fn start_log(database: &Path) {
     let problem = file.as_ref().err().map(ToString::to_string);
     let file = file.ok().map(|file| {
         let layer = fmt::layer().with_ansi(false).with_writer(Mutex::new(file));
-        layer.with_filter(chosen("warn,tandem_app=info,edge=info"))
+        let filter = chosen("warn,tandem_app=info,edge=info");
+        layer.with_filter(filter.and(filter_fn(without_words)))
     });
     tracing_subscriber::registry().with(terminal).with(file).init();
     if let Some(problem) = problem {

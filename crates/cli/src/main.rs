@@ -11,6 +11,10 @@ mod models;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
+use tracing_subscriber::filter::{FilterExt, filter_fn};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer};
 
 /// Use a big language model from a small device.
 #[derive(Parser)]
@@ -36,10 +40,17 @@ enum Command {
     Models(models::Command),
 }
 
+/// Libraries write whole frames and requests, with the words and the token that are in them, at the
+/// levels below information: that is for nobody's log, whatever `RUST_LOG` says.
+fn without_words(event: &tracing::Metadata<'_>) -> bool {
+    *event.level() <= tracing::Level::INFO || event.target().starts_with("tandem")
+}
+
 fn main() -> ExitCode {
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
+    let log = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let log = log.with_filter(filter.and(filter_fn(without_words)));
+    tracing_subscriber::registry().with(log).init();
     let result = match Args::parse().command {
         Command::Chat(args) => chat::run(*args),
         Command::Pair(args) => boxes::pair(args),

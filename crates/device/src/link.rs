@@ -498,6 +498,10 @@ fn explain(at: &EdgeAddress, error: WsError) -> Failure {
                     };
                     Failure::Refused(format!("the edge at {at} {what}"), Refusal::Access)
                 }
+                // Somebody who reaches the edge through the same address is guessing; that passes.
+                429 => {
+                    Failure::Unreachable(format!("the edge at {at} does not listen now: {says}"))
+                }
                 404 | 200 => Failure::refused(format!(
                     "something answers at {at}, but it is not a Tandem edge"
                 )),

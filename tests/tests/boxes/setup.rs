@@ -50,20 +50,35 @@ pub struct Edge {
     /// Its URL.
     pub address: String,
     process: Option<Child>,
+    more: Vec<String>,
 }
 
 impl Edge {
     pub fn start() -> Self {
-        let mut edge = Self { state: folder("edge"), address: String::new(), process: None };
+        Self::start_with(&[])
+    }
+
+    /// The same with more arguments.
+    pub fn start_with(more: &[&str]) -> Self {
+        let more = more.iter().map(|&m| m.to_owned()).collect();
+        let mut edge = Self { state: folder("edge"), address: String::new(), process: None, more };
         edge.run("127.0.0.1:0");
         edge
+    }
+
+    /// Its process.
+    #[allow(dead_code, reason = "one of the tests uses it")]
+    pub fn id(&self) -> u32 {
+        self.process.as_ref().expect("a running edge").id()
     }
 
     fn run(&mut self, listen: &str) {
         let args = ["serve", "--model", OTHER, "--listen", listen, "--tls", "--name", "attic"];
         let mut command = edge_command(&args, &self.state);
-        let mut process =
-            command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("an edge");
+        command.args(&self.more).stdout(Stdio::piped());
+        // Everything that it can say, for tests that read it.
+        let log = std::fs::File::create(self.log()).expect("a log");
+        let mut process = command.env("RUST_LOG", "trace").stderr(log).spawn().expect("an edge");
         let mut line = String::new();
         let output = process.stdout.take().expect("its output");
         BufReader::new(output).read_line(&mut line).expect("a line");
@@ -71,6 +86,11 @@ impl Edge {
         let url = line.split("ready at ").nth(1).and_then(|rest| rest.split(' ').next());
         self.address = url.expect("a URL").to_owned();
         assert!(self.address.starts_with("wss://"), "{line}");
+    }
+
+    /// Where it writes what it says of itself.
+    pub fn log(&self) -> PathBuf {
+        self.state.with_extension("log")
     }
 
     pub fn authority(&self) -> String {
@@ -99,6 +119,7 @@ impl Drop for Edge {
     fn drop(&mut self) {
         self.stop();
         let _ = std::fs::remove_dir_all(&self.state);
+        let _ = std::fs::remove_file(self.log());
     }
 }
 

@@ -116,7 +116,9 @@ impl Saved {
         if conversations.is_empty() {
             Err(ImportError::Foreign)
         } else {
-            Ok(Self::of(conversations))
+            let saved = Self::of(conversations);
+            saved.check()?;
+            Ok(saved)
         }
     }
 }

@@ -162,7 +162,7 @@ impl Saved {
         Ok(saved)
     }
 
-    fn check(&self) -> Result<(), ImportError> {
+    pub(super) fn check(&self) -> Result<(), ImportError> {
         for (i, conversation) in self.conversations.iter().enumerate() {
             conversation.problem().map_or(Ok(()), |p| Err(ImportError::Damaged(i + 1, p)))?;
         }

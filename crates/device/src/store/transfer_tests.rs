@@ -153,3 +153,117 @@ proptest! {
         prop_assert_eq!(back, texts);
     }
 }
+
+/// All places in a tree, as pointers of JSON.
+fn places(value: &serde_json::Value, at: &str, all: &mut Vec<String>) {
+    all.push(at.to_owned());
+    match value {
+        serde_json::Value::Array(list) => {
+            list.iter().enumerate().for_each(|(i, v)| places(v, &format!("{at}/{i}"), all));
+        }
+        serde_json::Value::Object(map) => {
+            map.iter().for_each(|(k, v)| places(v, &format!("{at}/{k}"), all));
+        }
+        _ => {}
+    }
+}
+
+/// Values that no file of ours has in most places.
+fn odd() -> impl Strategy<Value = String> {
+    let nested = |depth: usize| "[".repeat(depth) + &"]".repeat(depth);
+    prop::sample::select(vec![
+        "null".to_owned(),
+        "true".into(),
+        "0".into(),
+        "-1".into(),
+        "1".into(),
+        "7".into(),
+        "9223372036854775807".into(),
+        "99999999999999999999".into(),
+        "1e308".into(),
+        "-0.0".into(),
+        "\"\"".into(),
+        "\"user\"".into(),
+        "\"\\u0000\\ud83d\\ude00\"".into(),
+        "\"2024\"".into(),
+        "{}".into(),
+        "[]".into(),
+        "[0,1,0]".into(),
+        format!("\"{}\"", "x".repeat(5 << 20)),
+        nested(100),
+        nested(100_000),
+    ])
+}
+
+/// A store, and what its work runs on.
+fn store() -> &'static (tokio::runtime::Runtime, super::tests::Scratch) {
+    static STORE: std::sync::OnceLock<(tokio::runtime::Runtime, super::tests::Scratch)> =
+        std::sync::OnceLock::new();
+    STORE.get_or_init(|| {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let scratch = runtime.block_on(scratch());
+        (runtime, scratch)
+    })
+}
+
+/// What was read passes every rule of the database, and comes back as it was.
+fn can_be_kept(saved: &Saved) -> Result<(), TestCaseError> {
+    let (runtime, scratch) = store();
+    let kept = runtime.block_on(async {
+        let rows = scratch.store.import(saved).await?;
+        for row in rows {
+            let back = scratch.store.export(Some(row)).await?;
+            Saved::from_json(&serde_json::to_vec(&back).expect("JSON"))?;
+            scratch.store.messages(row).await?;
+        }
+        Ok::<_, ImportError>(())
+    });
+    prop_assert!(kept.is_ok(), "{}", kept.unwrap_err());
+    Ok(())
+}
+
+proptest! {
+    #[test]
+    fn odd_values_are_refused_or_kept(
+        changes in prop::collection::vec((any::<prop::sample::Index>(), odd()), 1..4)
+    ) {
+        let round = format!("\"parent\":0,\"rounds\":[{{{ROUND},\"ids\":[5],\"pieces\":[\"a\"]}}]");
+        let mut file: serde_json::Value =
+            serde_json::from_str(&GOOD.replacen("\"parent\":0", &round, 1)).unwrap();
+        let mut text = Vec::new();
+        for (i, (which, odd)) in changes.into_iter().enumerate() {
+            let mut all = Vec::new();
+            places(&file, "", &mut all);
+            // A mark, because some of these are no values of the library's.
+            let mark = format!("mark {i}");
+            *file.pointer_mut(&all[which.index(all.len())]).unwrap() = mark.clone().into();
+            text.push((format!("\"{mark}\""), odd));
+        }
+        let mut file = file.to_string();
+        for (mark, odd) in text {
+            file = file.replace(&mark, &odd);
+        }
+        match Saved::from_json(file.as_bytes()) {
+            Ok(saved) => can_be_kept(&saved)?,
+            Err(e) => prop_assert!(e.to_string().len() > 20),
+        }
+    }
+
+    #[test]
+    fn odd_markdown_is_refused_or_kept(
+        pieces in prop::collection::vec(prop_oneof![
+            Just("<!-- tandem:user -->\n".to_owned()), Just("<!-- tandem:assistant -->\n".to_owned()),
+            Just("<!-- tandem:conversation -->\n".to_owned()), Just("<!-- tandem:system -->\n".to_owned()),
+            Just("# title\n".to_owned()), Just("\\<!-- tandem:user -->\n".to_owned()), Just("\n\n".to_owned()),
+            Just("\u{0}\r\n".to_owned()), "\\PC{0,30}", "<!-- tandem:[a-z]{0,12} -->\n",
+        ], 0..30)
+    ) {
+        let text = pieces.concat();
+        let head = Saved::from_json(GOOD.as_bytes()).unwrap().to_markdown();
+        for text in [head.clone() + &text, text] {
+            if let Ok(saved) = Saved::from_markdown(text.as_bytes()) {
+                can_be_kept(&saved)?;
+            }
+        }
+    }
+}
