@@ -299,6 +299,44 @@ async fn conversations_side_by_side_give_what_each_gives_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_text_that_begins_as_another_is_not_computed_again() {
+    let verifier = model(OTHER);
+    let beginning: Vec<TokenId> = (0..300).map(|i| TokenId(1000 + i)).collect();
+    let text = |question: &str| {
+        let mut text = beginning.clone();
+        text.extend(raw::prompt(&verifier, question));
+        text
+    };
+    let (first, second) = (text("Why is the sea salty?"), text("What is a bicycle?"));
+    // Alone, on an edge that knows nothing.
+    let ask = async |edge: &tandem_edge::Edge, session, text: &[TokenId]| {
+        let mut raw = Raw::connect(edge.address(), None, greeting(&verifier)).await;
+        raw.send(&open(session, 1, text.to_vec(), Sampling::GREEDY)).await;
+        let cached = raw.prefill().await.cached as usize;
+        raw.send(&stream(1, 0, text.len(), 12)).await;
+        (cached, raw.tokens(12).await)
+    };
+    let edge = serve(&verifier, config(LOOPBACK.into())).await;
+    let (cached, alone) = ask(&edge, 1, &second).await;
+    assert_eq!(cached, 0);
+    edge.stop().await;
+
+    let edge = serve(&verifier, config(LOOPBACK.into())).await;
+    assert_eq!(ask(&edge, 1, &first).await.0, 0);
+    let (cached, after) = ask(&edge, 2, &second).await;
+    assert!(cached >= beginning.len(), "{cached} of {}", beginning.len());
+    assert_eq!(after, alone, "what was taken over is what would have been computed");
+    // The other conversation is as it was.
+    let (cached, _) = ask(&edge, 1, &first).await;
+    assert_eq!(cached, first.len() - 1);
+    let metrics = raw::get(edge.address(), "/metrics").await;
+    let reused = metrics.lines().find(|l| l.starts_with("tandem_edge_reused_tokens_total"));
+    let reused: usize = reused.and_then(|l| l.rsplit(' ').next()?.parse().ok()).expect("a figure");
+    assert!(reused >= beginning.len() + first.len() - 1, "{reused}");
+    edge.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn cancelled_work_stops_and_the_conversation_goes_on() {
     let verifier = model(OTHER);
     let edge = serve(&verifier, config(LOOPBACK.into())).await;

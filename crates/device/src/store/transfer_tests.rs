@@ -196,8 +196,8 @@ fn odd() -> impl Strategy<Value = String> {
 }
 
 /// A store, and what its work runs on.
-fn store() -> &'static (tokio::runtime::Runtime, super::tests::Scratch) {
-    static STORE: std::sync::OnceLock<(tokio::runtime::Runtime, super::tests::Scratch)> =
+fn store() -> &'static (tokio::runtime::Runtime, Scratch) {
+    static STORE: std::sync::OnceLock<(tokio::runtime::Runtime, Scratch)> =
         std::sync::OnceLock::new();
     STORE.get_or_init(|| {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
