@@ -7,16 +7,14 @@
 
 use crate::drafter::{DraftRequest, Drafted, Drafter, DrafterError};
 use crate::link::{Channel, Link, LinkState, lock};
-use crate::policy::{Advice, SHORT};
+use crate::policy::Advice;
 use crate::record::{Ahead, Finish, Gamma, Mode, Pair, RoundRecord, Totals, WhenEdgeLost};
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tandem_inference::Detokenizer;
 use tandem_protocol::{ClientMessage, Open, SessionId};
-use tandem_speculation::{
-    Change, DraftStop, Planner, Randomness, RoundTimes, Sampling, TokenId, Way,
-};
+use tandem_speculation::{DraftStop, Planner, Randomness, Sampling, TokenId, Way};
 use thiserror::Error;
 use tokio_util::sync::CancellationToken;
 
@@ -141,29 +139,6 @@ impl<E: Into<GenerateError>> From<E> for Broken {
     }
 }
 
-/// A change of the way in a stable form: `WAY EXPECTED WAS`, the times in milliseconds a token.
-fn describe(change: &Change) -> String {
-    format!("{} {:.1} {:.1}", name(change.to), change.expected_ms, change.was_ms)
-}
-
-/// The same where the device's state decides: `WAY REASON`, or `WAY recovered`.
-fn describe_advice(way: Way, advice: Advice) -> String {
-    let reason = match advice {
-        Advice::Short(reason) | Advice::Stream(reason) => reason.as_str(),
-        Advice::Draft => "recovered",
-    };
-    format!("{} {reason}", name(way))
-}
-
-fn name(way: Way) -> &'static str {
-    match way {
-        Way::Stream => "stream",
-        Way::Turns => "turns",
-        Way::Ahead => "ahead",
-        Way::Colocated => "colocated",
-    }
-}
-
 /// Times a session is opened again without a finished round in between.
 const REOPEN: u32 = 4;
 /// How long an edge that failed is left alone.
@@ -185,14 +160,14 @@ pub(crate) struct Run<'a, F> {
     /// Drafts that were sent and have no verdict yet, kept over a lost connection.
     pub pending: VecDeque<Drafted>,
     /// Costs of this link, and what they say about how to go on.
-    planner: Arc<Mutex<Planner>>,
+    pub planner: Arc<Mutex<Planner>>,
     /// The way of the round before, and the advice that it followed.
-    way: Way,
-    advice: Advice,
+    pub way: Way,
+    pub advice: Advice,
     /// Why the next round goes another way than the one before.
-    decision: Option<String>,
+    pub decision: Option<String>,
     /// When the last round ended, if nothing but rounds came since.
-    ended: Option<Instant>,
+    pub ended: Option<Instant>,
     pub randomness: Randomness,
     pub context: usize,
     /// The drafter alone, and with the edge of the present connection.
@@ -411,94 +386,6 @@ impl<F: FnMut(Event)> Run<'_, F> {
         }
     }
 
-    /// Sets the way of the next round; true if it is another one than before.
-    pub(crate) fn choose_way(&mut self) -> bool {
-        let before = self.way;
-        if !self.pending.is_empty() {
-            // Drafts that are on their way keep theirs.
-            return false;
-        }
-        if self.request.mode == Mode::Edge {
-            self.way = Way::Stream;
-            return self.way != before;
-        }
-        let advice = self.drafter.advice();
-        let mut planner = lock(&self.planner);
-        let mut decision = None;
-        let planned = match (self.request.mode, self.request.ahead) {
-            (_, _) if matches!(advice, Advice::Stream(_)) => match before {
-                // A change costs something, and it is not the planner's.
-                Way::Stream | Way::Colocated if advice == self.advice => before,
-                _ => planner.without_drafter(),
-            },
-            (Mode::Auto, _) => {
-                let change = planner.choose();
-                // An answer begins with what the one before found out.
-                let reason = change.or(planner.reason().filter(|r| r.to != before));
-                decision = reason.as_ref().map(describe);
-                planner.way()
-            }
-            (_, Ahead::Yes) => Way::Ahead,
-            (_, Ahead::No) => Way::Turns,
-        };
-        self.way = match (advice, planned) {
-            (Advice::Short(_), Way::Ahead) => Way::Turns,
-            _ => planned,
-        };
-        if advice != self.advice {
-            self.advice = advice;
-            self.decision = Some(describe_advice(self.way, advice));
-        } else if self.way == planned {
-            self.decision = decision.or(self.decision.take());
-        }
-        self.way != before
-    }
-
-    /// Whether the device's state asks for an end of drafting ahead.
-    pub(crate) fn leaves_ahead(&self) -> bool {
-        self.drafter.advice() != Advice::Draft
-    }
-
-    /// The rule for the next draft that waits for its verdict, or for the first one after a
-    /// correction.
-    pub(crate) fn draft_stop(&self) -> DraftStop {
-        let stop = match self.request.gamma {
-            Gamma::Fixed(n) => DraftStop::fixed(n),
-            Gamma::Auto => lock(&self.planner).draft_stop(self.way),
-        };
-        match self.advice {
-            Advice::Short(_) => stop.at_most(SHORT),
-            _ => stop,
-        }
-    }
-
-    /// A draft by look-up of at most `most` tokens behind the present text, where that should be
-    /// better than one by the model.
-    pub(crate) fn look_up(&self, most: usize) -> Option<Drafted> {
-        let found = match self.request.gamma {
-            Gamma::Fixed(_) => None,
-            Gamma::Auto => lock(&self.planner).lookup(self.way, &self.tokens, most),
-        };
-        found.map(Drafted::looked_up)
-    }
-
-    /// How long after one draft the next one behind it should leave, if the length of drafts is free.
-    pub(crate) fn pace(&self) -> Option<Duration> {
-        let ms = match self.request.gamma {
-            Gamma::Fixed(_) => None,
-            Gamma::Auto => lock(&self.planner).pace(),
-        };
-        ms.map(|ms| Duration::from_secs_f64(ms / 1e3))
-    }
-
-    /// γ of a round with a draft of `drafted` tokens, for its record.
-    pub(crate) fn wanted(&self, drafted: usize) -> u32 {
-        match self.request.gamma {
-            Gamma::Fixed(n) => n as u32,
-            Gamma::Auto => drafted as u32,
-        }
-    }
-
     /// Leaves a stream whose last tokens may still be on their way: they belong to a generation
     /// that nobody listens to any more.
     pub(crate) fn leave_stream(&mut self) {
@@ -508,32 +395,6 @@ impl<F: FnMut(Event)> Run<'_, F> {
         let (link, generation) = (channel.link().clone(), channel.generation);
         link.send(epoch, &ClientMessage::Cancel { generation });
         *channel = link.channel();
-    }
-
-    /// Tells the planner of a finished round that gave `tokens` tokens.
-    pub(crate) fn learn(
-        &self,
-        drafted: &Drafted,
-        accepted: usize,
-        times: RoundTimes,
-        tokens: usize,
-    ) {
-        let wall = self.wall_ms();
-        lock(&self.planner).drafted(self.way, drafted.source(), accepted, times, tokens, wall);
-    }
-
-    /// Tells it of a plain token.
-    pub(crate) fn learn_plain(&self) {
-        lock(&self.planner).streamed(self.wall_ms());
-    }
-
-    /// Tells it of a round of the edge's own.
-    pub(crate) fn learn_written(&self, drafted: usize, tokens: usize) {
-        lock(&self.planner).written(drafted, tokens, self.wall_ms());
-    }
-
-    fn wall_ms(&self) -> Option<f64> {
-        self.ended.map(|ended| ended.elapsed().as_secs_f64() * 1e3)
     }
 
     /// One token of the drafter.

@@ -18,6 +18,7 @@ mod rounds;
 mod secrets;
 pub mod store;
 mod tls;
+mod way;
 
 pub use address::{AddressError, EdgeAddress};
 pub use benchmark::{

@@ -76,6 +76,33 @@ async fn advice_acts_in_the_middle_and_the_text_stays_the_verifiers() {
     edge.stop().await;
 }
 
+/// The drafter is the verifier, so nothing is ever rejected.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn drafting_ahead_ends_without_a_rejection() {
+    let (drafter, edge, link, _alone) = small().await;
+    let mut wanted = request(&drafter, PROMPTS[1], Mode::Edge, 1);
+    let (alone, ..) = answer(&drafter, Some(&link), &wanted, |_| {}).await.expect("an answer");
+    (wanted.mode, wanted.ahead, wanted.gamma) = (Mode::Dssd, Ahead::Yes, Gamma::Fixed(2));
+    for advice in [SHORTER, STREAM] {
+        wanted.session = new_session();
+        let (text, rounds, _) = answer(&drafter, Some(&link), &wanted, |round| {
+            if round.round == 3 {
+                drafter.advise(advice);
+            }
+        })
+        .await
+        .expect("an answer");
+        drafter.advise(Advice::Draft);
+        assert_eq!(text.tokens, alone.tokens);
+        let (before, after) = rounds.split_at(4);
+        assert!(before.iter().all(|r| r.outcome == "continue"), "{before:?}");
+        let after: Vec<_> = after.iter().skip(MAX_IN_FLIGHT + 1).map(|r| r.scheme).collect();
+        let scheme = if advice == STREAM { "stream" } else { "dssd" };
+        assert!(!after.is_empty() && after.iter().all(|s| *s == scheme), "{advice:?}: {after:?}");
+    }
+    edge.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_drafter_is_given_back_in_the_middle_and_comes_again() {
     let (drafter, edge, link, _alone) = small().await;
@@ -94,21 +121,21 @@ async fn a_drafter_is_given_back_in_the_middle_and_comes_again() {
     assert!(rounds[..4].iter().all(|r| r.mode == "dssd"));
     assert!(rounds.len() > 8 && rounds[4..].iter().all(|r| r.mode == "edge"));
     assert_eq!(rounds[4].decision.as_deref(), Some("stream memory"));
-    // Without an edge there is nobody else to write: it is loaded again for that.
-    let mut own = request(&drafter, PROMPTS[1], Mode::Device, 1);
-    own.max_tokens = 12;
-    let (first, ..) = answer(&drafter, None, &own, |_| {}).await.expect("an answer");
-    assert!(drafter.is_loaded());
+    // The same conversation again, whose cache went with the weights.
     drafter.advise(Advice::Draft);
     drafter.loaded().await.expect("weights");
-    own.session = new_session();
-    let (second, ..) = answer(&drafter, None, &own, |_| {}).await.expect("an answer");
-    assert_eq!(first.tokens, second.tokens);
-    // The same conversation, whose cache went with the weights.
     let (text, rounds, _) =
         answer(&drafter, Some(&link), &wanted, |_| {}).await.expect("an answer");
     assert_eq!(text.tokens, alone.tokens);
     assert!(rounds.iter().all(|r| r.mode == "dssd"), "it drafts again");
+    // Without an edge there is nobody else to write, so it is loaded again for that.
+    let mut own = request(&drafter, PROMPTS[1], Mode::Device, 1);
+    own.max_tokens = 12;
+    let (first, ..) = answer(&drafter, None, &own, |_| {}).await.expect("an answer");
+    drafter.advise(FEW_MEMORY);
+    let (second, ..) = answer(&drafter, None, &own, |_| {}).await.expect("an answer");
+    assert_eq!(first.tokens, second.tokens);
+    assert!(drafter.is_loaded() && drafter.is_given_back());
 
     // One that never fitted: the edge writes, and the weights stay where they are.
     let outline = Drafter::open(file(OTHER), LoadOptions::default(), 4096).await.expect("a file");
