@@ -1,4 +1,4 @@
-use super::tests::{scratch, turn};
+use super::tests::{Scratch, scratch, turn};
 use super::*;
 use proptest::prelude::*;
 
