@@ -363,7 +363,15 @@ impl<F: FnMut(Event)> Run<'_, F> {
     async fn with_edge(&mut self, epoch: u32) -> Result<(), Broken> {
         if self.opened != Some(epoch) {
             let Some(channel) = self.channel.as_mut() else { return Err(Broken::Lost) };
-            channel.clear();
+            // A number of its own: verdicts that are still on their way to the one before may be of
+            // drafts that are not sent again in the same order.
+            let link = channel.link().clone();
+            *channel = link.channel();
+            // A channel hears of a loss that comes after it.
+            if !matches!(*link.state().borrow(), LinkState::Connected { epoch: now, .. } if now == epoch)
+            {
+                return Err(Broken::Lost);
+            }
             let open = Open {
                 session: self.request.session,
                 generation: channel.generation,
@@ -372,7 +380,7 @@ impl<F: FnMut(Event)> Run<'_, F> {
                 seed: self.request.seed,
                 branch: self.branch,
             };
-            channel.link().send(epoch, &ClientMessage::Open(open));
+            link.send(epoch, &ClientMessage::Open(open));
             self.edge_known = self.tokens.len();
             self.opened = Some(epoch);
             self.ended = None;

@@ -227,11 +227,6 @@ impl Channel {
     pub async fn next(&mut self) -> Incoming {
         self.incoming.recv().await.unwrap_or(Incoming::Lost)
     }
-
-    /// Forgets what came before a new connection.
-    pub fn clear(&mut self) {
-        while self.incoming.try_recv().is_ok() {}
-    }
 }
 
 impl Drop for Channel {

@@ -8,7 +8,7 @@ use std::time::Instant;
 use tandem_protocol::{
     ClientMessage, Draft, ErrorCode, More, ServerMessage, Stream, Verdict, Written,
 };
-use tandem_speculation::{Correction, Resolution, Resolver, RoundTimes, TokenId};
+use tandem_speculation::{Correction, MORE_SAMPLES, Resolution, Resolver, RoundTimes, TokenId};
 
 /// A verdict and what it took.
 pub(crate) struct Received {
@@ -141,7 +141,16 @@ impl<F: FnMut(Event)> Run<'_, F> {
             let more = More { generation, round: self.round, asked };
             let sent = Instant::now();
             uplink += link.send(epoch, &ClientMessage::More(more));
-            let next = self.verdict().await?;
+            // A copy of an earlier answer to this round is not the next one. (To take samples twice would
+            // be to redraw with the same numbers.) Only the first request is answered by samples, and by
+            // more than a verdict has.
+            let next = loop {
+                let next = self.verdict().await?;
+                match &next.verdict.correction {
+                    Correction::Sampled(samples) if asked > 1 || samples.len() != MORE_SAMPLES => {}
+                    _ => break next,
+                }
+            };
             tracing::trace!("more samples took {} ms", ms(sent, next.at));
             downlink += next.bytes;
             let fits = matches!(next.verdict.correction, Correction::Sampled(_) if asked < 2)
