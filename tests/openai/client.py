@@ -133,15 +133,22 @@ class Answers(unittest.TestCase):
         self.assertNotEqual(first, other)
 
     def test_no_character_is_cut(self):
+        # Some of these characters take several tokens.
         messages = [{"role": "user", "content": "Repeat exactly, nothing else: 🦀日本語🌧️é🦀"}]
         whole = ask(messages=messages, max_tokens=40).choices[0].message.content
         self.assertRegex(whole, "[🦀日本語🌧]")
-        for most in [40, *range(1, 7)]:
+        self.assertNotIn("\ufffd", whole)
+        texts = []
+        for most in range(1, 17):
             chunks = pieces(messages=messages, max_tokens=most)
             for chunk in chunks:
                 self.assertNotIn("\ufffd", chunk.choices[0].delta.content or "")
-            self.assertTrue(whole.startswith(text(chunks)), most)
-        self.assertNotIn("\ufffd", whole)
+            texts.append(text(chunks))
+            self.assertTrue(whole.startswith(texts[-1]), most)
+            if texts[-1] == whole:
+                break
+        # Some of these ends are in the middle of a character, which is left out.
+        self.assertLess(len(set(texts)), len(texts), (whole, texts))
 
     def test_streams_share_the_edge(self):
         counts, ends = [0, 0, 0], []

@@ -49,7 +49,7 @@ impl Template {
         }
         apart(|| {
             let mut tokens = 0;
-            for token in tokenize(source, false, SyntaxConfig::default(), whitespace()) {
+            for token in tokenize(source, false, SyntaxConfig, whitespace()) {
                 match token?.0 {
                     // Constants are multiplied while the template is compiled.
                     Token::Mul | Token::Pow => return Err(refused("it multiplies")),
@@ -117,7 +117,7 @@ fn whitespace() -> WhitespaceConfig {
 /// A guarded program, and the bytes of its longest plain text.
 fn compile(source: &str) -> Result<(CompiledTemplate<'_>, usize), Error> {
     let config = TemplateConfig {
-        syntax_config: SyntaxConfig::default(),
+        syntax_config: SyntaxConfig,
         ws_config: whitespace(),
         default_auto_escape: Arc::new(|_| AutoEscape::None),
     };

@@ -47,19 +47,19 @@ pub(super) struct Generation {
 }
 
 impl Generation {
-    /// Puts the order among the edge's other work. `place` is kept until the end.
+    /// Puts the order among the edge's other work. The places are kept until the end.
     pub(super) async fn start(
         shared: &Arc<Shared>,
         connection: u64,
         pass: Pass,
-        place: OwnedSemaphorePermit,
+        places: [OwnedSemaphorePermit; 2],
         order: Order,
     ) -> Result<Self, ApiError> {
         let (sender, inbox) = mpsc::channel(OUTBOUND);
         let (kill, end) = (CancellationToken::new(), CancellationToken::new());
         let (owner, metrics) = (pass.owner(), Arc::clone(&shared.metrics));
         let peer = Peer { connection, owner, sender, kill: kill.clone(), metrics };
-        tokio::spawn(watch(Arc::clone(shared), peer.clone(), pass.clone(), end.clone(), place));
+        tokio::spawn(watch(Arc::clone(shared), peer.clone(), pass.clone(), end.clone(), places));
         // From here on, whatever ends this ends the work.
         let generation = Self { inbox, kill, revoked: pass.revoked, _end: end.drop_guard() };
         let Order { prompt, sampling, seed, most } = order;
@@ -121,7 +121,7 @@ async fn watch(
     peer: Peer,
     pass: Pass,
     end: CancellationToken,
-    place: OwnedSemaphorePermit,
+    places: [OwnedSemaphorePermit; 2],
 ) {
     shared.metrics.connections.inc();
     tokio::select! {
@@ -136,5 +136,5 @@ async fn watch(
     let _ = send(&shared, &peer, ClientMessage::Cancel { generation: NUMBER }).await;
     let _ = shared.work.send(Work::Gone { connection: peer.connection }).await;
     shared.metrics.connections.dec();
-    drop(place);
+    drop(places);
 }

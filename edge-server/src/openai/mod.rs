@@ -101,6 +101,9 @@ impl Door {
         let places = Arc::clone(&self.shared.places).try_acquire_owned();
         let busy = "the edge has too many connections; try again later";
         let place = places.map_err(|_| ApiError::busy(busy))?;
+        let own = Arc::clone(&pass.places).try_acquire_owned();
+        let many = "this device has too many connections; wait until an answer ends";
+        let own = own.map_err(|_| ApiError::busy(many))?;
         let bytes = timeout(BODY, receive(body)).await.map_err(|_| ApiError::too_slow())??;
         let welcome = &self.shared.welcome;
         let (model, context) = (welcome.model.clone(), welcome.max_context as usize);
@@ -118,7 +121,7 @@ impl Door {
         let text = Text::new(&self.tokenizer, request.stops, request.order.most);
         let connection = self.next.fetch_add(1, Ordering::Relaxed);
         let generation =
-            Generation::start(&self.shared, connection, pass, place, request.order).await?;
+            Generation::start(&self.shared, connection, pass, [place, own], request.order).await?;
         let answer = Answer::begin(welcome.model.clone(), generation, text, prompt).await?;
         if request.stream { Ok(answer.stream(request.usage)) } else { answer.whole().await }
     }

@@ -123,7 +123,9 @@ mod tests {
 
     #[test]
     fn a_stop_string_is_never_shown_in_part() {
-        let cases: &[(&[&str], &[&str], &[&str], bool)] = &[
+        /// Stop strings, pieces, what is shown after each, and whether it ended.
+        type Case<'a> = (&'a [&'a str], &'a [&'a str], &'a [&'a str], bool);
+        let cases: &[Case<'_>] = &[
             // Over three pieces.
             (&["END"], &["one E", "N", "D two"], &["one ", "", ""], true),
             // It only looked like one: everything comes, in order.

@@ -151,7 +151,8 @@ async fn carry(
         for (behind, _) in copies.iter_mut().take(before) {
             *behind = behind.saturating_sub(u32::from(counted));
         }
-        while let Some((_, copy)) = copies.pop_front_if(|c| c.0 == 0) {
+        while copies.front().is_some_and(|c| c.0 == 0) {
+            let Some((_, copy)) = copies.pop_front() else { break };
             if write(to, &copy, slowly).await.is_err() {
                 return End::Closed;
             }

@@ -372,11 +372,13 @@ fn rows32<F: Format32, const M: usize>(
             }
         }
         let q: [&[[i8; 4]; 8]; M] = at(q, b);
-        for i in 0..8 {
+        let mut i = 0;
+        while i < 8 {
             let w = vector32::<F>(bytes, i);
             for m in 0..M {
                 dot[m] = _mm512_dpbusd_epi32(dot[m], w, everywhere(q[m][i]));
             }
+            i += 1;
         }
         let d = halves(bytes, 0);
         let minimum = match F::MINIMUM {
