@@ -64,7 +64,7 @@ impl Generation {
         let generation = Self { inbox, kill, revoked: pass.revoked, _end: end.drop_guard() };
         let Order { prompt, sampling, seed, most } = order;
         let prefix_len = prompt.len() as u32;
-        // A session of its own: requests share nothing that one could ask the other for.
+        // A session of its own. Requests of one owner share what was computed of a common beginning, no more.
         let session = SessionId(random());
         let open = Open { session, generation: NUMBER, tokens: prompt, sampling, seed, branch: 0 };
         let stream = Stream {
