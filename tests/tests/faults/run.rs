@@ -417,8 +417,7 @@ fn damage(path: &Path, torn: Torn) -> Result<bool, String> {
         return Ok(false);
     }
     match torn {
-        // A file of no bytes at all is a new one to SQLite.
-        Torn::LogCut(at) | Torn::FileCut(at) => bytes.truncate(part(length, at).max(1) as usize),
+        Torn::LogCut(at) | Torn::FileCut(at) => bytes.truncate(part(length, at) as usize),
         Torn::LogOverwritten(at) => {
             let from = part(length, at) as usize;
             let to = bytes.len().min(from + 600);

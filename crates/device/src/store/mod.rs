@@ -126,6 +126,9 @@ impl Store {
                 failed(format!("its folder cannot be made ({e}); check who may write there"))
             })?;
         }
+        if is_cut_off(path) {
+            return Err(StoreError::Damaged("its file is cut off".into()));
+        }
         keep_private(path);
         let options = SqliteConnectOptions::new()
             .filename(path)
@@ -173,6 +176,20 @@ impl Store {
     /// Closes the file.
     pub async fn close(&self) {
         self.pool.close().await;
+    }
+}
+
+/// Whether there is less of a database than its header, though one was here: SQLite would take it for a
+/// new one, throw its log away, and show no conversations.
+fn is_cut_off(path: &Path) -> bool {
+    /// Bytes of the smallest page that SQLite has.
+    const LEAST: u64 = 512;
+    let length = |path: &Path| std::fs::metadata(path).map_or(0, |m| m.len());
+    let mut log = path.as_os_str().to_owned();
+    log.push("-wal");
+    match length(path) {
+        0 => length(Path::new(&log)) > 0,
+        n => n < LEAST,
     }
 }
 

@@ -359,6 +359,21 @@ async fn a_newer_file_and_one_that_is_no_database_are_refused_untouched() {
 }
 
 #[tokio::test]
+async fn a_file_without_its_beginning_is_no_new_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("cut.db");
+    for (file, log) in [(1, 0), (100, 0), (0, 200)] {
+        std::fs::write(&path, vec![b'S'; file]).unwrap();
+        std::fs::write(folder.path().join("cut.db-wal"), vec![1; log]).unwrap();
+        let refused = Store::open(&path).await.err().unwrap().to_string();
+        assert!(refused.contains("cut off"), "{file} and {log} bytes: {refused}");
+    }
+    std::fs::write(&path, "").unwrap();
+    std::fs::write(folder.path().join("cut.db-wal"), "").unwrap();
+    Store::open(&path).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_full_disk_is_named_and_nothing_is_half_written() {
     let s = scratch().await;
     let c = s.store.create_conversation("c").await.unwrap().id;
