@@ -24,7 +24,8 @@ const NUMBER: u32 = 1;
 pub(super) struct Order {
     pub prompt: Vec<TokenId>,
     pub sampling: Sampling,
-    pub seed: u64,
+    /// With one the answer is repeatable, without one drawn anew.
+    pub seed: Option<u64>,
     /// Tokens at most; with the prompt they fit the context.
     pub most: u32,
 }
@@ -64,6 +65,10 @@ impl Generation {
         let generation = Self { inbox, kill, revoked: pass.revoked, _end: end.drop_guard() };
         let Order { prompt, sampling, seed, most } = order;
         let prefix_len = prompt.len() as u32;
+        // Where the edge's own drafts end depends on what it has measured, and with that which random
+        // numbers a token is drawn with: the same distribution, but not the same text for a seed.
+        let drafts = seed.is_none() || sampling.temperature == 0.0;
+        let seed = seed.unwrap_or_else(|| u64::from_le_bytes(random()));
         // A session of its own. Requests of one owner share what was computed of a common beginning, no more.
         let session = SessionId(random());
         let open = Open { session, generation: NUMBER, tokens: prompt, sampling, seed, branch: 0 };
@@ -73,7 +78,7 @@ impl Generation {
             prefix_len,
             committed: Vec::new(),
             max_tokens: most,
-            drafts: true,
+            drafts,
         };
         for message in [ClientMessage::Open(open), ClientMessage::Stream(stream)] {
             send(shared, &peer, message).await.ok_or_else(ApiError::stopping)?;

@@ -2,7 +2,6 @@
 
 use super::error::ApiError;
 use super::generation::Order;
-use crate::state::random;
 use serde::de::{Error, IgnoredAny, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use std::collections::BTreeMap;
@@ -135,7 +134,7 @@ impl<'de, const N: usize, T: Deserialize<'de>> Deserialize<'de> for Strings<N, T
 struct Asked {
     messages: Vec<ChatMessage>,
     sampling: Sampling,
-    seed: u64,
+    seed: Option<u64>,
     /// Tokens of the answer at most, if that was said.
     most: Option<usize>,
     stops: Vec<String>,
@@ -184,7 +183,7 @@ fn parse(bytes: &[u8], served: &str) -> Result<Asked, ApiError> {
         sampling: sampling(&body)?,
         most: most(&body)?,
         // Any 64 bits are a seed; those of a negative number too.
-        seed: body.seed.map_or_else(|| u64::from_le_bytes(random()), i64::cast_unsigned),
+        seed: body.seed.map(i64::cast_unsigned),
         stops: stops(body.stop)?,
         stream,
         usage: body.stream_options.and_then(|o| o.include_usage).unwrap_or(false),
@@ -331,8 +330,7 @@ mod tests {
         let null = json!({ "temperature": null, "stop": null, "max_tokens": null, "n": null,
             "stream": null, "stream_options": null, "tools": null, "logit_bias": null });
         assert_eq!(asked(null).expect("a request").sampling, Sampling::default());
-        // Two requests without a seed draw differently.
-        assert_ne!(plain.seed, asked(json!({})).expect("a request").seed);
+        assert_eq!(plain.seed, None);
     }
 
     #[test]
@@ -350,7 +348,7 @@ mod tests {
         .expect("a request");
         let Sampling { temperature, top_k, top_p, min_p, repetition_penalty, .. } = all.sampling;
         assert_eq!((temperature, top_k, top_p, min_p, repetition_penalty), (0.0, 0, 0.5, 0.1, 1.1));
-        assert_eq!((all.seed, all.most), (u64::MAX, Some(7)));
+        assert_eq!((all.seed, all.most), (Some(u64::MAX), Some(7)));
         assert_eq!(all.stops, ["a", "b"]);
         assert!(all.stream && all.usage);
         let said = |role, content: &str| ChatMessage { role, content: content.into() };
