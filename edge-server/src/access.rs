@@ -63,9 +63,7 @@ impl Pass {
         let places = Arc::new(Semaphore::new(Semaphore::MAX_PERMITS));
         Self { device: None, revoked: CancellationToken::new(), places }
     }
-}
 
-impl Pass {
     /// Whose it is, for what is shared among one owner's sessions only.
     pub(crate) fn owner(&self) -> Owner {
         self.device.as_ref().map(|device| device.id.as_str().into())

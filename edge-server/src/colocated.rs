@@ -15,8 +15,8 @@ use std::time::Instant;
 use tandem_inference::{Error, KvCache, Model, Segment, Wanted};
 use tandem_protocol::SessionId;
 use tandem_speculation::{
-    Distribution, DraftStop, Planner, Purpose, RoundTimes, Source, TokenId, Way, confidence,
-    process,
+    Distribution, DraftStop, Planner, Purpose, RoundTimes, Source, TokenId, Way, common_beginning,
+    confidence, process,
 };
 
 /// Tokens that a draft may begin with in its first step; more are read before, in pieces of this
@@ -123,7 +123,7 @@ impl Colocated {
                 self.read.insert(*id, Read { cache, tokens: Vec::new() });
             }
             let Some(read) = self.read.get_mut(id) else { continue };
-            let shared = read.tokens.iter().zip(&text).take_while(|(a, b)| a == b).count();
+            let shared = common_beginning(&read.tokens, &text);
             let keep = shared.min(text.len() - 1);
             read.cache.truncate(keep);
             read.tokens.truncate(keep);

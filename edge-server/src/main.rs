@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tandem_edge::{Bound, Config, Limits};
 use tandem_inference::{DeviceChoice, KvFormat, LoadOptions, Model};
+use tandem_protocol::without_words;
 use tracing_subscriber::filter::{FilterExt, filter_fn};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -94,12 +95,6 @@ struct Serve {
     /// End when standard input ends: for a program that starts the edge as its helper.
     #[arg(long)]
     exit_with_parent: bool,
-}
-
-/// Libraries write whole frames and requests, with the words and the token that are in them, at the
-/// levels below information: that is for nobody's log, whatever `RUST_LOG` says.
-fn without_words(event: &tracing::Metadata<'_>) -> bool {
-    *event.level() <= tracing::Level::INFO || event.target().starts_with("tandem")
 }
 
 fn main() -> Result<()> {

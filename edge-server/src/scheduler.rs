@@ -17,6 +17,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tandem_inference::{Model, Segment, Wanted};
 use tandem_protocol::{ClientMessage, ErrorCode, Open, SessionId, check_ids};
+use tandem_speculation::{TokenId, common_beginning};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 /// Prompt tokens in a step without waiting rounds, and beside them.
@@ -249,7 +250,7 @@ impl Scheduler {
         let (id, generation) = (open.session, open.generation);
         let busy = self.sessions.values().filter(|s| {
             let own = s.peer.as_ref().is_some_and(|p| p.connection == peer.connection);
-            own && s.id != id && (s.waits() || !s.prompt_left().is_empty())
+            own && s.id != id && s.runs()
         });
         if busy.count() >= (self.limits.sessions / 8).max(BUSY_EACH) {
             let text = "this connection has too many answers at once; wait until one of them ends";
@@ -277,10 +278,9 @@ impl Scheduler {
                 "the edge is full: too many conversations at once; try again later".into(),
             ));
         }
-        let own =
-            |s: &Session| s.computed().iter().zip(&open.tokens).take_while(|(a, b)| a == b).count();
+        let known = common_beginning(session.computed(), &open.tokens);
         let others = self.sessions.values().map(|s| (s.id, &s.owner, s.computed()));
-        if let Some((other, shared)) = donor(others, &peer.owner, &open.tokens, own(&session)) {
+        if let Some((other, shared)) = donor(others, &peer.owner, &open.tokens, known) {
             session.begin_as(&self.sessions[&other], &open.tokens, shared);
         }
         session.open(open, peer.clone());
@@ -307,7 +307,7 @@ impl Scheduler {
             if fits {
                 return true;
             }
-            let idle = self.sessions.values().filter(|s| !s.waits() && s.prompt_left().is_empty());
+            let idle = self.sessions.values().filter(|s| !s.runs());
             let Some(id) = idle.min_by_key(|s| s.last_used).map(|s| s.id) else { return false };
             self.forget(id);
         }
@@ -366,7 +366,7 @@ impl Scheduler {
             .collect();
 
         // (session, its tokens, whether it is a round)
-        let mut plan: HashMap<SessionId, (Vec<tandem_speculation::TokenId>, bool)> = HashMap::new();
+        let mut plan: HashMap<SessionId, (Vec<TokenId>, bool)> = HashMap::new();
         for (_, id) in ready {
             if let Some(tokens) = self.sessions[&id].round_tokens() {
                 plan.insert(id, (tokens, true));

@@ -19,7 +19,8 @@ use tandem_protocol::{
     Verdict, Written, encode_server,
 };
 use tandem_speculation::{
-    Correction, Distribution, Randomness, Sampling, TokenId, dsd_verify, more, process, verify,
+    Correction, Distribution, Randomness, Sampling, TokenId, common_beginning, dsd_verify, more,
+    process, verify,
 };
 
 /// What a session waits to have computed.
@@ -157,7 +158,7 @@ impl Session {
 
     /// Starts or resumes an answer; keeps what the cache shares with the new tokens.
     pub(crate) fn open(&mut self, open: Open, peer: Peer) {
-        let shared = self.tokens.iter().zip(&open.tokens).take_while(|(a, b)| a == b).count();
+        let shared = common_beginning(&self.tokens, &open.tokens);
         // The last token is left to the first round: its logits are the first that are needed.
         self.cache.truncate(shared.min(open.tokens.len() - 1));
         self.reused = self.cache.len();

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::hash::Hash;
 use std::sync::Arc;
 use tandem_protocol::SessionId;
-use tandem_speculation::TokenId;
+use tandem_speculation::{TokenId, common_beginning};
 
 /// Whose a session is: a paired device; `None` is whoever holds the edge's own token, or anyone on an
 /// edge without one.
@@ -24,11 +24,9 @@ pub(crate) fn donor<'a>(
     tokens: &[TokenId],
     known: usize,
 ) -> Option<(SessionId, usize)> {
-    let common =
-        |computed: &[TokenId]| computed.iter().zip(tokens).take_while(|(a, b)| a == b).count();
     sessions
         .filter(|(_, of, _)| *of == owner)
-        .map(|(id, _, computed)| (id, common(computed)))
+        .map(|(id, _, computed)| (id, common_beginning(computed, tokens)))
         .filter(|(_, shared)| *shared >= known + WORTH)
         .max_by_key(|(_, shared)| *shared)
 }

@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
+use tandem_protocol::without_words;
 use tauri::State;
 use tracing_subscriber::filter::{FilterExt, filter_fn};
 use tracing_subscriber::layer::SubscriberExt;
@@ -21,14 +22,6 @@ const TAIL_LINES: usize = 40;
 /// Beside the database.
 fn log_folder(database: &Path) -> PathBuf {
     database.with_file_name("logs")
-}
-
-/// Libraries write whole frames and requests, with the words and the token that are in them, at the
-/// levels below information: that is for nobody's log, whatever `RUST_LOG` says.
-fn without_words(event: &tracing::Metadata<'_>) -> bool {
-    *event.level() <= tracing::Level::INFO
-        || event.target().starts_with("tandem")
-        || event.target() == "edge"
 }
 
 /// Warnings go to the terminal, and a little more to a file a day.

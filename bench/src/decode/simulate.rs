@@ -9,7 +9,7 @@ use std::ops::Range;
 use tandem_protocol::MAX_IN_FLIGHT;
 use tandem_speculation::{
     DraftStop, FIRST_SAMPLES, MAX_CHOSEN, MAX_SPARSE, MORE_SAMPLES, Planner, Purpose, Randomness,
-    RoundTimes, Source, TokenId, Way,
+    RoundTimes, Source, TokenId, Way, common_beginning,
 };
 
 /// Payload of a message without ids and probabilities, in bytes.
@@ -207,7 +207,7 @@ impl<'a> Simulation<'a> {
         }
         let at = text.start + at;
         let found = self.planner.lookup(way, &text.ids[..at], most)?;
-        let accepted = found.ids.iter().zip(&text.ids[at..]).take_while(|(a, b)| a == b).count();
+        let accepted = common_beginning(&found.ids, &text.ids[at..]);
         Some((found.matched, accepted..found.ids.len()))
     }
 

@@ -11,6 +11,7 @@ mod models;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
+use tandem_protocol::without_words;
 use tracing_subscriber::filter::{FilterExt, filter_fn};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -38,12 +39,6 @@ enum Command {
     /// List, download and delete model files.
     #[command(subcommand)]
     Models(models::Command),
-}
-
-/// Libraries write whole frames and requests, with the words and the token that are in them, at the
-/// levels below information: that is for nobody's log, whatever `RUST_LOG` says.
-fn without_words(event: &tracing::Metadata<'_>) -> bool {
-    *event.level() <= tracing::Level::INFO || event.target().starts_with("tandem")
 }
 
 fn main() -> ExitCode {

@@ -17,7 +17,7 @@ use tandem_inference::{KvCache, LoadOptions, Model, ModelInfo, Segment, Tokenize
 use tandem_protocol::{Hello, PROTOCOL_VERSION, SessionId};
 use tandem_speculation::{
     Distribution, DraftStop, Lookup, ProcessError, Purpose, Randomness, Sampling, Source, TokenId,
-    confidence, process,
+    common_beginning, confidence, process,
 };
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
@@ -362,7 +362,7 @@ impl Worker {
         cancel: &CancellationToken,
     ) -> Result<Drafted, DrafterError> {
         let (model, slot) = self.slot(request.session)?;
-        let shared = slot.tokens.iter().zip(&request.tokens).take_while(|(a, b)| a == b).count();
+        let shared = common_beginning(&slot.tokens, &request.tokens);
         // The last token's logits are needed, so it is always computed.
         let keep = shared.min(request.tokens.len().saturating_sub(1));
         slot.cache.truncate(keep);

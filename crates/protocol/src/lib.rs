@@ -15,6 +15,7 @@
 mod codec;
 mod control;
 mod limits;
+mod log;
 mod message;
 mod pairing;
 
@@ -26,6 +27,7 @@ pub use control::{
     encode_request,
 };
 pub use limits::*;
+pub use log::without_words;
 pub use message::*;
 pub use pairing::{
     CertificateId, Exchange, PairingCode, PairingError, PairingLink, Proofs, Side, clean_name, same,

@@ -55,6 +55,12 @@ impl TokenId {
     }
 }
 
+/// How many tokens two texts begin with together.
+#[must_use]
+pub fn common_beginning(a: &[TokenId], b: &[TokenId]) -> usize {
+    a.iter().zip(b).take_while(|(a, b)| a == b).count()
+}
+
 impl std::fmt::Display for TokenId {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         self.0.fmt(f)
