@@ -7,7 +7,7 @@
 //!
 //! A register holds four neighbouring weights of each of eight rows. It is unpacked once and costs,
 //! for each row of activations, one `maddubs` (u8 × i8 → i16 pairs) with four activations in all
-//! lanes and one 16-bit add; after [`RUN`](Format256::RUN) of them one `madd` applies the scales and
+//! lanes and one 16-bit add; after [`run256`] of them one `madd` applies the scales and
 //! moves the sums to 32 bits. No sum saturates: activations are at most 127, so a pair of weights up
 //! to 15 gives at most 3,810 (a run of 8: 30,480), up to 31 7,874 (4: 31,496), up to 63 16,002 (2:
 //! 32,004), and 8-bit weights, which use |w| ≤ 128, 32,512.
@@ -17,6 +17,10 @@
 //! batch-invariant.
 #![allow(unsafe_code)]
 
+use super::formats::{
+    Format32, Format256, Minimum, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0, Values32, Values256,
+    at, of_rows,
+};
 use super::quantise::{By32, By256};
 use super::{Activations, Kind};
 use std::arch::x86_64::*;
@@ -75,18 +79,13 @@ struct Header256 {
     offsets: [__m256i; 4],
 }
 
-trait Format256 {
-    const BYTES: usize;
-    /// Registers whose products can be added in 16 bits.
-    const RUN: usize;
-    /// Weights that share a scale: 16 or 32.
-    const SHARE: usize;
-    /// SAFETY: needs AVX2 and F16C, and `b` of eight blocks.
-    unsafe fn header(b: &[u8]) -> Header256;
-    /// The values u of weights `4i … 4i + 3`. SAFETY: needs AVX2.
-    unsafe fn vector(b: &[u8], i: usize) -> __m256i;
-    /// Byte `i % 4` and byte `j % 4` of each lane, as a pair of 16-bit numbers. SAFETY: needs AVX2.
-    unsafe fn pair(bytes: __m256i, i: usize, j: usize) -> __m256i;
+/// Registers of a format whose products can be added in 16 bits.
+const fn run256<F: Format256>() -> usize {
+    match F::VALUES {
+        Values256::Nibbles(_, None) => 8,
+        Values256::Nibbles(_, Some(_)) => 4,
+        Values256::SixBits { .. } => 2,
+    }
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
@@ -110,19 +109,16 @@ fn rows256<F: Format256, const M: usize>(
         // Its length is known to the compiler: loads at fixed places need no checks.
         let bytes = &bytes[..ROWS * F::BYTES];
         prefetch(bytes);
-        // SAFETY: the features are enabled here; `bytes` has the length of a group.
-        let h = unsafe { F::header(bytes) };
+        let h = header::<F>(bytes);
         let mut dot = [_mm256_setzero_si256(); M];
         let q: [&[[i8; 4]; 64]; M] = at(q, b);
         for share in 0..256 / F::SHARE {
-            // SAFETY: the features are enabled here.
-            let scales = unsafe { F::pair(h.scales[share / 4], share, share) };
-            for run in 0..F::SHARE / (4 * F::RUN) {
+            let scales = pair::<F>(h.scales[share / 4], share, share);
+            for run in 0..F::SHARE / (4 * run256::<F>()) {
                 let mut products = [_mm256_setzero_si256(); M];
-                for i in 0..F::RUN {
-                    let i = share * F::SHARE / 4 + run * F::RUN + i;
-                    // SAFETY: the features are enabled here.
-                    let w = unsafe { F::vector(bytes, i) };
+                for i in 0..run256::<F>() {
+                    let i = share * F::SHARE / 4 + run * run256::<F>() + i;
+                    let w = vector256::<F>(bytes, i);
                     for m in 0..M {
                         let product = _mm256_maddubs_epi16(w, everywhere(q[m][i]));
                         products[m] = _mm256_add_epi16(products[m], product);
@@ -135,8 +131,7 @@ fn rows256<F: Format256, const M: usize>(
         }
         let mut offset = [_mm256_setzero_si256(); M];
         for pair in 0..pairs {
-            // SAFETY: the features are enabled here.
-            let offsets = unsafe { F::pair(h.offsets[pair / 2], 2 * pair, 2 * pair + 1) };
+            let offsets = self::pair::<F>(h.offsets[pair / 2], 2 * pair, 2 * pair + 1);
             for m in 0..M {
                 let both = pair_everywhere(sums[m][b * pairs + pair]);
                 offset[m] = _mm256_add_epi32(offset[m], _mm256_madd_epi16(both, offsets));
@@ -153,19 +148,6 @@ fn rows256<F: Format256, const M: usize>(
     }
 }
 
-/// `M` rows of `blocks` values from row `first` on. A plain function: a closure compiled for AVX2
-/// would not be inlined into `from_fn`.
-#[inline]
-fn of_rows<T, const M: usize>(all: &[T], first: usize, blocks: usize) -> [&[T]; M] {
-    std::array::from_fn(|m| &all[(first + m) * blocks..][..blocks])
-}
-
-/// Value `b` of each row.
-#[inline]
-fn at<T, const M: usize>(rows: [&[T]; M], b: usize) -> [&T; M] {
-    std::array::from_fn(|m| &rows[m][b])
-}
-
 /// Asks for the weights that come after `group`: the hardware's own prefetch stops at the end of a
 /// page, and a step with one row of activations waits for memory only.
 #[target_feature(enable = "avx2")]
@@ -176,26 +158,76 @@ fn prefetch(group: &[u8]) {
     }
 }
 
-/// Scales and offsets of Q4_K and Q5_K: six bits each, the last ones of the second four of them
-/// elsewhere.
+/// Scales and offsets of a group.
 #[target_feature(enable = "avx2,f16c")]
 #[inline]
-fn header_of(b: &[u8]) -> Header256 {
-    let (a, m, h) = (load(b, 32), load(b, 64), load(b, 96));
-    let six = _mm256_set1_epi32(0x3f3f_3f3f);
-    let four = _mm256_set1_epi32(0x0f0f_0f0f);
-    let two = _mm256_set1_epi32(0x0303_0303);
-    let upper = |v| _mm256_slli_epi32::<4>(_mm256_and_si256(_mm256_srli_epi32::<6>(v), two));
-    let scales = [_mm256_and_si256(a, six), _mm256_or_si256(_mm256_and_si256(h, four), upper(a))];
-    let rest = _mm256_and_si256(_mm256_srli_epi32::<4>(h), four);
-    let offsets = [_mm256_and_si256(m, six), _mm256_or_si256(rest, upper(m))];
-    let none = _mm256_setzero_si256();
-    Header256 {
-        d: halves(b, 0),
-        c: _mm256_sub_ps(_mm256_setzero_ps(), halves(b, 16)),
-        scales: [scales[0], scales[1], none, none],
-        offsets: [offsets[0], offsets[1], none, none],
+fn header<F: Format256>(b: &[u8]) -> Header256 {
+    match F::VALUES {
+        Values256::Nibbles(..) => {
+            // Six bits each, the last ones of the second four of them elsewhere.
+            let (a, m, h) = (load(b, ROWS * 4), load(b, ROWS * 8), load(b, ROWS * 12));
+            let six = _mm256_set1_epi32(0x3f3f_3f3f);
+            let four = _mm256_set1_epi32(0x0f0f_0f0f);
+            let two = _mm256_set1_epi32(0x0303_0303);
+            let upper =
+                |v| _mm256_slli_epi32::<4>(_mm256_and_si256(_mm256_srli_epi32::<6>(v), two));
+            let rest = _mm256_and_si256(_mm256_srli_epi32::<4>(h), four);
+            let none = _mm256_setzero_si256();
+            let scale = _mm256_or_si256(_mm256_and_si256(h, four), upper(a));
+            let offset = _mm256_or_si256(rest, upper(m));
+            Header256 {
+                d: halves(b, 0),
+                c: _mm256_sub_ps(_mm256_setzero_ps(), halves(b, ROWS * 2)),
+                scales: [_mm256_and_si256(a, six), scale, none, none],
+                offsets: [_mm256_and_si256(m, six), offset, none, none],
+            }
+        }
+        Values256::SixBits { scales, d, .. } => {
+            let four = |i: usize| load(b, ROWS * (scales + 4 * i));
+            let (scales, d) = ([four(0), four(1), four(2), four(3)], halves(b, ROWS * d));
+            Header256 { d, c: _mm256_mul_ps(_mm256_set1_ps(-32.0), d), scales, offsets: scales }
+        }
     }
+}
+
+/// The values u of weights `4i … 4i + 3`.
+#[target_feature(enable = "avx2")]
+#[inline]
+fn vector256<F: Format256>(b: &[u8], i: usize) -> __m256i {
+    match F::VALUES {
+        Values256::Nibbles(at, fifth) => {
+            let low = nibble(load(b, ROWS * at + 32 * (i / 16 * 8 + i % 8)), i / 8 % 2);
+            match fifth {
+                None => low,
+                Some(fifth) => {
+                    let bits = load(b, ROWS * fifth + 32 * (i % 8));
+                    _mm256_or_si256(low, bit_as_sixteen(bits, i / 8))
+                }
+            }
+        }
+        Values256::SixBits { high, .. } => {
+            // Of each 128 weights, the first 64 have the low nibbles, the last 64 the high ones.
+            let (half, quarter) = (i / 32, i / 8 % 4);
+            let low = nibble(load(b, 32 * (half * 16 + quarter % 2 * 8 + i % 8)), quarter / 2);
+            let high = load(b, ROWS * high + 32 * (half * 8 + i % 8));
+            let high = match quarter {
+                0 => _mm256_slli_epi16::<4>(high),
+                1 => _mm256_slli_epi16::<2>(high),
+                2 => high,
+                _ => _mm256_srli_epi16::<2>(high),
+            };
+            _mm256_or_si256(low, _mm256_and_si256(high, _mm256_set1_epi8(0x30)))
+        }
+    }
+}
+
+/// Byte `i % 4` and byte `j % 4` of each lane, as a pair of 16-bit numbers.
+#[target_feature(enable = "avx2")]
+#[inline]
+fn pair<F: Format256>(bytes: __m256i, i: usize, j: usize) -> __m256i {
+    let pair = unsigned_pair(bytes, i, j);
+    // A sign is moved into the upper byte, and down again with the number.
+    if F::SIGNED { _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(pair)) } else { pair }
 }
 
 /// Two bytes of each lane, 0 to 127, as 16-bit numbers.
@@ -214,97 +246,6 @@ fn unsigned_pair(bytes: __m256i, i: usize, j: usize) -> __m256i {
         0x000c_000c,
     );
     _mm256_shuffle_epi8(bytes, _mm256_add_epi32(_mm256_set1_epi32(first), lanes))
-}
-
-struct Q4K;
-impl Format256 for Q4K {
-    const BYTES: usize = 144;
-    const RUN: usize = 8;
-    const SHARE: usize = 32;
-
-    #[target_feature(enable = "avx2,f16c")]
-    #[inline]
-    unsafe fn header(b: &[u8]) -> Header256 {
-        header_of(b)
-    }
-
-    #[target_feature(enable = "avx2")]
-    #[inline]
-    unsafe fn vector(b: &[u8], i: usize) -> __m256i {
-        nibble(load(b, 128 + 32 * (i / 16 * 8 + i % 8)), i / 8 % 2)
-    }
-
-    #[target_feature(enable = "avx2")]
-    #[inline]
-    unsafe fn pair(bytes: __m256i, i: usize, j: usize) -> __m256i {
-        unsigned_pair(bytes, i, j)
-    }
-}
-
-struct Q5K;
-impl Format256 for Q5K {
-    const BYTES: usize = 176;
-    const RUN: usize = 4;
-    const SHARE: usize = 32;
-
-    #[target_feature(enable = "avx2,f16c")]
-    #[inline]
-    unsafe fn header(b: &[u8]) -> Header256 {
-        // The same places as in Q4_K.
-        header_of(b)
-    }
-
-    #[target_feature(enable = "avx2")]
-    #[inline]
-    unsafe fn vector(b: &[u8], i: usize) -> __m256i {
-        let low = nibble(load(b, 384 + 32 * (i / 16 * 8 + i % 8)), i / 8 % 2);
-        _mm256_or_si256(low, bit_as_sixteen(load(b, 128 + 32 * (i % 8)), i / 8))
-    }
-
-    #[target_feature(enable = "avx2")]
-    #[inline]
-    unsafe fn pair(bytes: __m256i, i: usize, j: usize) -> __m256i {
-        unsigned_pair(bytes, i, j)
-    }
-}
-
-struct Q6K;
-impl Format256 for Q6K {
-    const BYTES: usize = 210;
-    const RUN: usize = 2;
-    const SHARE: usize = 16;
-
-    #[target_feature(enable = "avx2,f16c")]
-    #[inline]
-    unsafe fn header(b: &[u8]) -> Header256 {
-        let scales = [load(b, 1536), load(b, 1568), load(b, 1600), load(b, 1632)];
-        let d = halves(b, 1664);
-        Header256 { d, c: _mm256_mul_ps(_mm256_set1_ps(-32.0), d), scales, offsets: scales }
-    }
-
-    #[target_feature(enable = "avx2")]
-    #[inline]
-    unsafe fn vector(b: &[u8], i: usize) -> __m256i {
-        // Of each 128 weights, the first 64 have the low nibbles, the last 64 the high ones.
-        let (half, quarter) = (i / 32, i / 8 % 4);
-        let low = nibble(load(b, 32 * (half * 16 + quarter % 2 * 8 + i % 8)), quarter / 2);
-        let high = load(b, 1024 + 32 * (half * 8 + i % 8));
-        let high = match quarter {
-            0 => _mm256_slli_epi16::<4>(high),
-            1 => _mm256_slli_epi16::<2>(high),
-            2 => high,
-            _ => _mm256_srli_epi16::<2>(high),
-        };
-        _mm256_or_si256(low, _mm256_and_si256(high, _mm256_set1_epi8(0x30)))
-    }
-
-    #[target_feature(enable = "avx2")]
-    #[inline]
-    unsafe fn pair(bytes: __m256i, i: usize, j: usize) -> __m256i {
-        // Signed: into the upper byte, and down again with its sign.
-        let up = _mm256_slli_epi16::<8>(unsigned_pair(bytes, i, j));
-        _mm256_srai_epi16::<8>(up)
-    }
 }
 
 /// The low (0) or the high (1) nibble of each byte.
@@ -334,36 +275,13 @@ fn bit_as_sixteen(v: __m256i, i: usize) -> __m256i {
 
 // ---- blocks of 32 ----
 
-/// Where the values u of a group's blocks are.
-enum Values {
-    /// Nibbles from a place on, the first 16 weights low and the others high, and the fifth bits.
-    Nibbles(usize, Option<usize>),
-    /// Signed bytes from a place on.
-    Bytes(usize),
-}
-
-/// weight = scale · u + minimum.
-enum Minimum {
-    /// So many scales.
-    Scales(f32),
-    /// Eight 16-bit floats at this place.
-    At(usize),
-    /// None.
-    Zero,
-}
-
-/// Scales are eight 16-bit floats at the beginning of a group.
-trait Format32 {
-    const BYTES: usize;
-    const VALUES: Values;
-    const MINIMUM: Minimum;
-    /// Registers whose products can be added in 16 bits.
-    const RUN: usize = match Self::VALUES {
-        Values::Nibbles(_, None) => 8,
-        Values::Nibbles(_, Some(_)) => 4,
-        Values::Bytes(_) => 1,
-    };
-    const SIGNED: bool = matches!(Self::VALUES, Values::Bytes(_));
+/// As [`run256`].
+const fn run32<F: Format32>() -> usize {
+    match F::VALUES {
+        Values32::Nibbles(_, None) => 8,
+        Values32::Nibbles(_, Some(_)) => 4,
+        Values32::Bytes(_) => 1,
+    }
 }
 
 /// The values u (signed when `SIGNED`) of weights `4i … 4i + 3`.
@@ -371,11 +289,11 @@ trait Format32 {
 #[inline]
 fn vector32<F: Format32>(b: &[u8], i: usize) -> __m256i {
     match F::VALUES {
-        Values::Bytes(at) => load(b, at + 32 * i),
-        Values::Nibbles(at, None) => nibble(load(b, at + i % 4 * 32), i / 4),
-        Values::Nibbles(at, Some(fifth)) => {
-            let low = nibble(load(b, at + i % 4 * 32), i / 4);
-            _mm256_or_si256(low, bit_as_sixteen(load(b, fifth), i))
+        Values32::Bytes(at) => load(b, ROWS * at + 32 * i),
+        Values32::Nibbles(at, None) => nibble(load(b, ROWS * at + i % 4 * 32), i / 4),
+        Values32::Nibbles(at, Some(fifth)) => {
+            let low = nibble(load(b, ROWS * at + i % 4 * 32), i / 4);
+            _mm256_or_si256(low, bit_as_sixteen(load(b, ROWS * fifth), i))
         }
     }
 }
@@ -400,9 +318,9 @@ fn rows32<F: Format32, const M: usize>(
         prefetch(bytes);
         let mut dot = [_mm256_setzero_si256(); M];
         let q: [&[[i8; 4]; 8]; M] = at(q, b);
-        for run in 0..8 / F::RUN {
+        for run in 0..8 / run32::<F>() {
             let mut products = [_mm256_setzero_si256(); M];
-            for i in run * F::RUN..(run + 1) * F::RUN {
+            for i in run * run32::<F>()..(run + 1) * run32::<F>() {
                 let w = vector32::<F>(bytes, i);
                 let magnitude = if F::SIGNED { _mm256_abs_epi8(w) } else { w };
                 for m in 0..M {
@@ -421,7 +339,7 @@ fn rows32<F: Format32, const M: usize>(
         let d = halves(bytes, 0);
         let minimum = match F::MINIMUM {
             Minimum::Scales(n) => _mm256_mul_ps(_mm256_set1_ps(n), d),
-            Minimum::At(at) => halves(bytes, at),
+            Minimum::At(at) => halves(bytes, ROWS * at),
             Minimum::Zero => _mm256_setzero_ps(),
         };
         for m in 0..M {
@@ -436,41 +354,6 @@ fn rows32<F: Format32, const M: usize>(
     for m in 0..M {
         store(&mut out[m], sum[m]);
     }
-}
-
-struct Q4_0;
-impl Format32 for Q4_0 {
-    const BYTES: usize = 18;
-    const VALUES: Values = Values::Nibbles(16, None);
-    const MINIMUM: Minimum = Minimum::Scales(-8.0);
-}
-
-struct Q4_1;
-impl Format32 for Q4_1 {
-    const BYTES: usize = 20;
-    const VALUES: Values = Values::Nibbles(32, None);
-    const MINIMUM: Minimum = Minimum::At(16);
-}
-
-struct Q5_0;
-impl Format32 for Q5_0 {
-    const BYTES: usize = 22;
-    const VALUES: Values = Values::Nibbles(48, Some(16));
-    const MINIMUM: Minimum = Minimum::Scales(-16.0);
-}
-
-struct Q5_1;
-impl Format32 for Q5_1 {
-    const BYTES: usize = 24;
-    const VALUES: Values = Values::Nibbles(64, Some(32));
-    const MINIMUM: Minimum = Minimum::At(16);
-}
-
-struct Q8_0;
-impl Format32 for Q8_0 {
-    const BYTES: usize = 34;
-    const VALUES: Values = Values::Bytes(16);
-    const MINIMUM: Minimum = Minimum::Zero;
 }
 
 // ---- loads and stores ----

@@ -12,6 +12,10 @@
 //! makes the kernels batch-invariant.
 #![allow(unsafe_code)]
 
+use super::formats::{
+    Format32, Format256, Minimum, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0, Values32, Values256,
+    at, of_rows,
+};
 use super::quantise::{By32, By256};
 use super::{Activations, Kind};
 use std::arch::x86_64::*;
@@ -70,18 +74,6 @@ struct Header256 {
     offsets: [__m512i; 4],
 }
 
-trait Format256 {
-    const BYTES: usize;
-    /// Weights that share a scale: 16 or 32.
-    const SHARE: usize;
-    /// Whether scales have a sign.
-    const SIGNED: bool;
-    /// SAFETY: needs AVX-512, and `b` of sixteen blocks.
-    unsafe fn header(b: &[u8]) -> Header256;
-    /// The values u of weights `4i … 4i + 3`. SAFETY: needs AVX-512.
-    unsafe fn vector(b: &[u8], i: usize) -> __m512i;
-}
-
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni,f16c")]
 fn rows256<F: Format256, const M: usize>(
     weights: &[u8],
@@ -103,16 +95,14 @@ fn rows256<F: Format256, const M: usize>(
         // Its length is known to the compiler: loads at fixed places need no checks.
         let bytes = &bytes[..ROWS * F::BYTES];
         prefetch(bytes);
-        // SAFETY: the features are enabled here; `bytes` has the length of a group.
-        let h = unsafe { F::header(bytes) };
+        let h = header::<F>(bytes);
         let q: [&[[i8; 4]; 64]; M] = at(q, b);
         let mut block = [_mm512_setzero_ps(); M];
         for share in 0..256 / F::SHARE {
             let mut dot = [_mm512_setzero_si512(); M];
             for i in 0..F::SHARE / 4 {
                 let i = share * F::SHARE / 4 + i;
-                // SAFETY: the features are enabled here.
-                let w = unsafe { F::vector(bytes, i) };
+                let w = vector256::<F>(bytes, i);
                 for m in 0..M {
                     dot[m] = _mm512_dpbusd_epi32(dot[m], w, everywhere(q[m][i]));
                 }
@@ -139,19 +129,6 @@ fn rows256<F: Format256, const M: usize>(
     for m in 0..M {
         store(&mut out[m], sum[m]);
     }
-}
-
-/// `M` rows of `blocks` values from row `first` on. A plain function: a closure compiled for AVX-512
-/// would not be inlined into `from_fn`.
-#[inline]
-fn of_rows<T, const M: usize>(all: &[T], first: usize, blocks: usize) -> [&[T]; M] {
-    std::array::from_fn(|m| &all[(first + m) * blocks..][..blocks])
-}
-
-/// Value `b` of each row.
-#[inline]
-fn at<T, const M: usize>(rows: [&[T]; M], b: usize) -> [&T; M] {
-    std::array::from_fn(|m| &rows[m][b])
 }
 
 /// Asks for the weights that come after `group`: the hardware's own prefetch stops at the end of a
@@ -189,96 +166,66 @@ fn byte_pair(bytes: __m512i, i: usize, signed: bool) -> __m512i {
     if signed { _mm512_srai_epi16::<8>(up) } else { _mm512_srli_epi16::<8>(up) }
 }
 
-/// Scales and offsets of Q4_K and Q5_K: six bits each, the last ones of the second four of them
-/// elsewhere.
+/// Scales and offsets of a group.
 #[target_feature(enable = "avx512f")]
 #[inline]
-fn header_of(b: &[u8]) -> Header256 {
-    let (a, m, h) = (load(b, 64), load(b, 128), load(b, 192));
-    let six = _mm512_set1_epi32(0x3f3f_3f3f);
-    let four = _mm512_set1_epi32(0x0f0f_0f0f);
-    let two = _mm512_set1_epi32(0x0303_0303);
-    let upper = |v| _mm512_slli_epi32::<4>(_mm512_and_si512(_mm512_srli_epi32::<6>(v), two));
-    let scales = [_mm512_and_si512(a, six), _mm512_or_si512(_mm512_and_si512(h, four), upper(a))];
-    let rest = _mm512_and_si512(_mm512_srli_epi32::<4>(h), four);
-    let offsets = [_mm512_and_si512(m, six), _mm512_or_si512(rest, upper(m))];
-    let none = _mm512_setzero_si512();
-    Header256 {
-        d: halves(b, 0),
-        c: _mm512_sub_ps(_mm512_setzero_ps(), halves(b, 32)),
-        scales: [scales[0], scales[1], none, none],
-        offsets: [offsets[0], offsets[1], none, none],
+fn header<F: Format256>(b: &[u8]) -> Header256 {
+    match F::VALUES {
+        Values256::Nibbles(..) => {
+            // Six bits each, the last ones of the second four of them elsewhere.
+            let (a, m, h) = (load(b, ROWS * 4), load(b, ROWS * 8), load(b, ROWS * 12));
+            let six = _mm512_set1_epi32(0x3f3f_3f3f);
+            let four = _mm512_set1_epi32(0x0f0f_0f0f);
+            let two = _mm512_set1_epi32(0x0303_0303);
+            let upper =
+                |v| _mm512_slli_epi32::<4>(_mm512_and_si512(_mm512_srli_epi32::<6>(v), two));
+            let rest = _mm512_and_si512(_mm512_srli_epi32::<4>(h), four);
+            let none = _mm512_setzero_si512();
+            let scale = _mm512_or_si512(_mm512_and_si512(h, four), upper(a));
+            let offset = _mm512_or_si512(rest, upper(m));
+            Header256 {
+                d: halves(b, 0),
+                c: _mm512_sub_ps(_mm512_setzero_ps(), halves(b, ROWS * 2)),
+                scales: [_mm512_and_si512(a, six), scale, none, none],
+                offsets: [_mm512_and_si512(m, six), offset, none, none],
+            }
+        }
+        Values256::SixBits { scales, d, .. } => {
+            let four = |i: usize| load(b, ROWS * (scales + 4 * i));
+            let (scales, d) = ([four(0), four(1), four(2), four(3)], halves(b, ROWS * d));
+            Header256 { d, c: _mm512_mul_ps(_mm512_set1_ps(-32.0), d), scales, offsets: scales }
+        }
     }
 }
 
-struct Q4K;
-impl Format256 for Q4K {
-    const BYTES: usize = 144;
-    const SHARE: usize = 32;
-    const SIGNED: bool = false;
-
-    #[target_feature(enable = "avx512f")]
-    #[inline]
-    unsafe fn header(b: &[u8]) -> Header256 {
-        header_of(b)
-    }
-
-    #[target_feature(enable = "avx512f,avx512bw")]
-    #[inline]
-    unsafe fn vector(b: &[u8], i: usize) -> __m512i {
-        nibble(load(b, 256 + 64 * (i / 16 * 8 + i % 8)), i / 8 % 2)
-    }
-}
-
-struct Q5K;
-impl Format256 for Q5K {
-    const BYTES: usize = 176;
-    const SHARE: usize = 32;
-    const SIGNED: bool = false;
-
-    #[target_feature(enable = "avx512f")]
-    #[inline]
-    unsafe fn header(b: &[u8]) -> Header256 {
-        // The same places as in Q4_K.
-        header_of(b)
-    }
-
-    #[target_feature(enable = "avx512f,avx512bw")]
-    #[inline]
-    unsafe fn vector(b: &[u8], i: usize) -> __m512i {
-        let low = nibble(load(b, 768 + 64 * (i / 16 * 8 + i % 8)), i / 8 % 2);
-        _mm512_or_si512(low, bit_as_sixteen(load(b, 256 + 64 * (i % 8)), i / 8))
-    }
-}
-
-struct Q6K;
-impl Format256 for Q6K {
-    const BYTES: usize = 210;
-    const SHARE: usize = 16;
-    const SIGNED: bool = true;
-
-    #[target_feature(enable = "avx512f")]
-    #[inline]
-    unsafe fn header(b: &[u8]) -> Header256 {
-        let scales = [load(b, 3072), load(b, 3136), load(b, 3200), load(b, 3264)];
-        let d = halves(b, 3328);
-        Header256 { d, c: _mm512_mul_ps(_mm512_set1_ps(-32.0), d), scales, offsets: scales }
-    }
-
-    #[target_feature(enable = "avx512f,avx512bw")]
-    #[inline]
-    unsafe fn vector(b: &[u8], i: usize) -> __m512i {
-        // Of each 128 weights, the first 64 have the low nibbles, the last 64 the high ones.
-        let (half, quarter) = (i / 32, i / 8 % 4);
-        let low = nibble(load(b, 64 * (half * 16 + quarter % 2 * 8 + i % 8)), quarter / 2);
-        let high = load(b, 2048 + 64 * (half * 8 + i % 8));
-        let high = match quarter {
-            0 => _mm512_slli_epi16::<4>(high),
-            1 => _mm512_slli_epi16::<2>(high),
-            2 => high,
-            _ => _mm512_srli_epi16::<2>(high),
-        };
-        _mm512_or_si512(low, _mm512_and_si512(high, _mm512_set1_epi8(0x30)))
+/// The values u of weights `4i … 4i + 3`.
+#[target_feature(enable = "avx512f,avx512bw")]
+#[inline]
+fn vector256<F: Format256>(b: &[u8], i: usize) -> __m512i {
+    match F::VALUES {
+        Values256::Nibbles(at, fifth) => {
+            let low = nibble(load(b, ROWS * at + 64 * (i / 16 * 8 + i % 8)), i / 8 % 2);
+            match fifth {
+                None => low,
+                Some(fifth) => {
+                    let bits = load(b, ROWS * fifth + 64 * (i % 8));
+                    _mm512_or_si512(low, bit_as_sixteen(bits, i / 8))
+                }
+            }
+        }
+        Values256::SixBits { high, .. } => {
+            // Of each 128 weights, the first 64 have the low nibbles, the last 64 the high ones.
+            let (half, quarter) = (i / 32, i / 8 % 4);
+            let low = nibble(load(b, 64 * (half * 16 + quarter % 2 * 8 + i % 8)), quarter / 2);
+            let high = load(b, ROWS * high + 64 * (half * 8 + i % 8));
+            let high = match quarter {
+                0 => _mm512_slli_epi16::<4>(high),
+                1 => _mm512_slli_epi16::<2>(high),
+                2 => high,
+                _ => _mm512_srli_epi16::<2>(high),
+            };
+            _mm512_or_si512(low, _mm512_and_si512(high, _mm512_set1_epi8(0x30)))
+        }
     }
 }
 
@@ -309,41 +256,18 @@ fn bit_as_sixteen(v: __m512i, i: usize) -> __m512i {
 
 // ---- blocks of 32 ----
 
-/// Where the values u of a group's blocks are.
-enum Values {
-    /// Nibbles from a place on, the first 16 weights low and the others high, and the fifth bits.
-    Nibbles(usize, Option<usize>),
-    /// Signed bytes from a place on, taken as u = w + 128.
-    Bytes(usize),
-}
-
-/// weight = scale · u + minimum.
-enum Minimum {
-    /// So many scales.
-    Scales(f32),
-    /// Sixteen 16-bit floats at this place.
-    At(usize),
-    /// None but the −128 scales of signed bytes, which are whole numbers and added to the products.
-    Bytes,
-}
-
-/// Scales are sixteen 16-bit floats at the beginning of a group.
-trait Format32 {
-    const BYTES: usize;
-    const VALUES: Values;
-    const MINIMUM: Minimum;
-}
-
-/// The values u of weights `4i … 4i + 3`.
+/// The values u of weights `4i … 4i + 3`; signed bytes as u = w + 128.
 #[target_feature(enable = "avx512f,avx512bw")]
 #[inline]
 fn vector32<F: Format32>(b: &[u8], i: usize) -> __m512i {
     match F::VALUES {
-        Values::Bytes(at) => _mm512_xor_si512(load(b, at + 64 * i), _mm512_set1_epi8(-128)),
-        Values::Nibbles(at, None) => nibble(load(b, at + i % 4 * 64), i / 4),
-        Values::Nibbles(at, Some(fifth)) => {
-            let low = nibble(load(b, at + i % 4 * 64), i / 4);
-            _mm512_or_si512(low, bit_as_sixteen(load(b, fifth), i))
+        Values32::Bytes(at) => {
+            _mm512_xor_si512(load(b, ROWS * at + 64 * i), _mm512_set1_epi8(-128))
+        }
+        Values32::Nibbles(at, None) => nibble(load(b, ROWS * at + i % 4 * 64), i / 4),
+        Values32::Nibbles(at, Some(fifth)) => {
+            let low = nibble(load(b, ROWS * at + i % 4 * 64), i / 4);
+            _mm512_or_si512(low, bit_as_sixteen(load(b, ROWS * fifth), i))
         }
     }
 }
@@ -366,7 +290,8 @@ fn rows32<F: Format32, const M: usize>(
         let bytes = &bytes[..ROWS * F::BYTES];
         prefetch(bytes);
         let mut dot = [_mm512_setzero_si512(); M];
-        if matches!(F::MINIMUM, Minimum::Bytes) {
+        if F::SIGNED {
+            // The −128 scales are whole numbers, and taken from the products.
             for m in 0..M {
                 dot[m] = _mm512_set1_epi32(-128 * sums[m][b]);
             }
@@ -383,12 +308,12 @@ fn rows32<F: Format32, const M: usize>(
         let d = halves(bytes, 0);
         let minimum = match F::MINIMUM {
             Minimum::Scales(n) => _mm512_mul_ps(_mm512_set1_ps(n), d),
-            Minimum::At(at) => halves(bytes, at),
-            Minimum::Bytes => _mm512_setzero_ps(),
+            Minimum::At(at) => halves(bytes, ROWS * at),
+            Minimum::Zero => _mm512_setzero_ps(),
         };
         for m in 0..M {
             let mut product = _mm512_mul_ps(d, _mm512_cvtepi32_ps(dot[m]));
-            if !matches!(F::MINIMUM, Minimum::Bytes) {
+            if !F::SIGNED {
                 let all = _mm512_set1_ps(sums[m][b] as f32);
                 product = _mm512_fmadd_ps(minimum, all, product);
             }
@@ -398,41 +323,6 @@ fn rows32<F: Format32, const M: usize>(
     for m in 0..M {
         store(&mut out[m], sum[m]);
     }
-}
-
-struct Q4_0;
-impl Format32 for Q4_0 {
-    const BYTES: usize = 18;
-    const VALUES: Values = Values::Nibbles(32, None);
-    const MINIMUM: Minimum = Minimum::Scales(-8.0);
-}
-
-struct Q4_1;
-impl Format32 for Q4_1 {
-    const BYTES: usize = 20;
-    const VALUES: Values = Values::Nibbles(64, None);
-    const MINIMUM: Minimum = Minimum::At(32);
-}
-
-struct Q5_0;
-impl Format32 for Q5_0 {
-    const BYTES: usize = 22;
-    const VALUES: Values = Values::Nibbles(96, Some(32));
-    const MINIMUM: Minimum = Minimum::Scales(-16.0);
-}
-
-struct Q5_1;
-impl Format32 for Q5_1 {
-    const BYTES: usize = 24;
-    const VALUES: Values = Values::Nibbles(128, Some(64));
-    const MINIMUM: Minimum = Minimum::At(32);
-}
-
-struct Q8_0;
-impl Format32 for Q8_0 {
-    const BYTES: usize = 34;
-    const VALUES: Values = Values::Bytes(32);
-    const MINIMUM: Minimum = Minimum::Bytes;
 }
 
 // ---- loads and stores ----

@@ -16,6 +16,8 @@ mod attention_avx2;
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "x86_64")]
+mod formats;
 mod history;
 mod matrix;
 mod memory;
