@@ -160,10 +160,9 @@ impl CpuModel {
         let mut row = 0;
         for part in parts {
             let segment = &segments[part.segment];
-            let past = segment.cache.len();
-            for (i, token) in segment.tokens[part.from..part.to].iter().enumerate() {
+            for (i, token) in part.tokens(segment).iter().enumerate() {
                 self.embedding.dequantise_row(token.index(), &mut x[row * width..][..width]);
-                positions.push(past + i);
+                positions.push(part.past + i);
                 row += 1;
             }
         }
@@ -199,7 +198,9 @@ impl CpuModel {
         for part in parts {
             let segment = &mut segments[part.segment];
             let rows = part.rows();
-            segment.cache.advance(rows);
+            if !part.alternative {
+                segment.cache.advance(rows);
+            }
             let first = part.first_wanted(segment);
             wanted.extend_from_slice(&x[(row + first) * width..(row + rows) * width]);
             row += rows;
@@ -229,7 +230,7 @@ impl CpuModel {
         for part in parts {
             let rows = part.rows();
             let cache = &mut segments[part.segment].cache;
-            let past = cache.len();
+            let past = part.past;
             let Layers::Host(history) = &mut cache.layers else {
                 unreachable!("a model takes only caches that it made");
             };

@@ -7,6 +7,7 @@ use crate::tensor::TensorModel;
 use crate::{Error, KvCache, Tokenizer, tokenizer};
 use candle_core::Device;
 use std::fs::File;
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::str::FromStr;
@@ -146,13 +147,27 @@ fn gpu() -> Result<Device, String> {
 
 /// Which positions of a segment need logits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Wanted {
+pub enum Wanted<'a> {
     /// None: a part of a prompt.
     None,
     /// Only after the last token.
     Last,
     /// After each token.
     All,
+    /// After each token, and after each of these alternatives: other tokens for the place that is so
+    /// many tokens behind the segment's first, in order of their places. An alternative sees the text
+    /// before its place and itself, no token sees it, and no cache keeps it. Its logits come before
+    /// those of the token whose place it takes.
+    AllWith(&'a [(usize, TokenId)]),
+}
+
+impl<'a> Wanted<'a> {
+    pub(crate) fn alternatives(self) -> &'a [(usize, TokenId)] {
+        match self {
+            Self::AllWith(alternatives) => alternatives,
+            Self::None | Self::Last | Self::All => &[],
+        }
+    }
 }
 
 /// New tokens of one sequence in a [`Model::forward`].
@@ -163,29 +178,70 @@ pub struct Segment<'a> {
     /// At least one token.
     pub tokens: &'a [TokenId],
     /// Which logits are wanted.
-    pub logits: Wanted,
+    pub logits: Wanted<'a>,
+}
+
+impl Segment<'_> {
+    /// Places of the cache that computing it takes, the last of which may be an alternative's.
+    pub(crate) fn places(&self) -> usize {
+        let last = self.logits.alternatives().last().map_or(0, |(at, _)| at + 1);
+        self.tokens.len().max(last)
+    }
+
+    fn check(&self, model: &Model) -> Result<(), Error> {
+        if self.tokens.is_empty() {
+            return Err(Error::Usage("a segment needs at least one token"));
+        }
+        if self.cache.model != model.id {
+            return Err(Error::Usage("a KV cache belongs to the model that made it"));
+        }
+        let alternatives = self.logits.alternatives();
+        let ends = alternatives.last().is_none_or(|(at, _)| *at <= self.tokens.len());
+        if !ends || !alternatives.is_sorted_by_key(|(at, _)| *at) {
+            return Err(Error::Usage("alternatives are in order, none behind the end of its draft"));
+        }
+        let vocab = model.info.vocab;
+        let mut ids = self.tokens.iter().chain(alternatives.iter().map(|(_, id)| id));
+        if let Some(t) = ids.find(|t| t.index() >= vocab) {
+            return Err(Error::OutsideVocabulary { id: t.0, vocab });
+        }
+        self.cache.check_room(self.places())
+    }
 }
 
 /// Rows computed together at most: bounds the memory of a long prompt's activations.
 const MAX_ROWS: usize = 256;
 
-/// New tokens of one segment within one pass over at most [`MAX_ROWS`] rows.
+/// Rows of one segment within one pass over at most [`MAX_ROWS`] rows: some of its tokens, or one
+/// alternative. The parts of a segment are computed in order, and an alternative before the token
+/// whose place it takes: so that token's keys and values are written over its own.
 pub(crate) struct Part {
     pub segment: usize,
-    pub from: usize,
-    pub to: usize,
+    /// Which tokens, or which alternative.
+    rows: Range<usize>,
+    pub alternative: bool,
+    /// Tokens of the text before it.
+    pub past: usize,
 }
 
 impl Part {
     pub(crate) fn rows(&self) -> usize {
-        self.to - self.from
+        self.rows.len()
+    }
+
+    pub(crate) fn tokens<'a>(&self, segment: &'a Segment<'_>) -> &'a [TokenId] {
+        if self.alternative {
+            std::slice::from_ref(&segment.logits.alternatives()[self.rows.start].1)
+        } else {
+            &segment.tokens[self.rows.clone()]
+        }
     }
 
     /// The first row of the part whose logits are wanted; they are wanted from there to its end.
     pub(crate) fn first_wanted(&self, segment: &Segment<'_>) -> usize {
         match segment.logits {
-            Wanted::All => 0,
-            Wanted::Last if self.to == segment.tokens.len() => self.rows() - 1,
+            Wanted::All | Wanted::AllWith(_) => 0,
+            Wanted::Last if self.rows.end == segment.tokens.len() => self.rows() - 1,
             Wanted::None | Wanted::Last => self.rows(),
         }
     }
@@ -193,23 +249,30 @@ impl Part {
 
 /// The rows of all segments in order, cut into passes.
 pub(crate) fn passes(segments: &[Segment<'_>]) -> Vec<Vec<Part>> {
-    let mut passes = Vec::new();
-    let (mut parts, mut rows) = (Vec::new(), 0);
-    for (segment, tokens) in segments.iter().map(|s| s.tokens.len()).enumerate() {
-        let mut from = 0;
-        while from < tokens {
-            let to = tokens.min(from + MAX_ROWS - rows);
-            parts.push(Part { segment, from, to });
-            rows += to - from;
-            from = to;
-            if rows == MAX_ROWS {
-                passes.push(std::mem::take(&mut parts));
-                rows = 0;
+    let mut passes: Vec<Vec<Part>> = Vec::new();
+    let mut free = 0;
+    let mut add = |segment, rows: Range<usize>, alternative, mut past| {
+        let mut from = rows.start;
+        while from < rows.end {
+            if free == 0 {
+                passes.push(Vec::new());
+                free = MAX_ROWS;
             }
+            let to = rows.end.min(from + free);
+            if let Some(pass) = passes.last_mut() {
+                pass.push(Part { segment, rows: from..to, alternative, past });
+            }
+            (free, past, from) = (free - (to - from), past + (to - from), to);
         }
-    }
-    if !parts.is_empty() {
-        passes.push(parts);
+    };
+    for (index, segment) in segments.iter().enumerate() {
+        let (past, mut from) = (segment.cache.len(), 0);
+        for (i, &(at, _)) in segment.logits.alternatives().iter().enumerate() {
+            add(index, from..at, false, past + from);
+            add(index, i..i + 1, true, past + at);
+            from = at;
+        }
+        add(index, from..segment.tokens.len(), false, past + from);
     }
     passes
 }
@@ -349,19 +412,10 @@ impl Model {
     ///
     /// # Errors
     /// If a segment is empty or does not fit its cache, a cache is another model's, an id is
-    /// outside the vocabulary, or a GPU fails.
+    /// outside the vocabulary, alternatives are out of order, or a GPU fails.
     pub fn forward(&self, segments: &mut [Segment<'_>]) -> Result<Logits, Error> {
         for segment in &*segments {
-            if segment.tokens.is_empty() {
-                return Err(Error::Usage("a segment needs at least one token"));
-            }
-            if segment.cache.model != self.id {
-                return Err(Error::Usage("a KV cache belongs to the model that made it"));
-            }
-            if let Some(t) = segment.tokens.iter().find(|t| t.index() >= self.info.vocab) {
-                return Err(Error::OutsideVocabulary { id: t.0, vocab: self.info.vocab });
-            }
-            segment.cache.check_room(segment.tokens.len())?;
+            segment.check(self)?;
         }
         match &self.backend {
             Backend::Cpu(model) => Ok(model.forward(segments)),

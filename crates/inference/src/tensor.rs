@@ -153,7 +153,8 @@ impl TensorModel {
     /// The segments were checked: ids in the vocabulary, room in the caches.
     pub(crate) fn forward(&self, segments: &mut [Segment<'_>]) -> Result<Logits> {
         for segment in &mut *segments {
-            segment.cache.reserve(self.shape.layers, segment.tokens.len())?;
+            let places = segment.places();
+            segment.cache.reserve(self.shape.layers, places)?;
         }
         let before: Vec<usize> = segments.iter().map(|s| s.cache.len()).collect();
         let mut values = Vec::new();
@@ -179,9 +180,8 @@ impl TensorModel {
         let (mut ids, mut positions) = (Vec::new(), Vec::new());
         for part in parts {
             let segment = &segments[part.segment];
-            ids.extend(segment.tokens[part.from..part.to].iter().map(|t| t.0));
-            let past = segment.cache.len();
-            positions.extend(past..past + part.rows());
+            ids.extend(part.tokens(segment).iter().map(|t| t.0));
+            positions.extend(part.past..part.past + part.rows());
         }
         let rotation = self.rotation(&positions)?;
         let ids = Tensor::new(ids, &self.device)?;
@@ -210,7 +210,9 @@ impl TensorModel {
         let mut row = 0;
         for part in parts {
             let segment = &mut segments[part.segment];
-            segment.cache.advance(part.rows());
+            if !part.alternative {
+                segment.cache.advance(part.rows());
+            }
             let first = part.first_wanted(segment);
             if first < part.rows() {
                 wanted.push(x.narrow(0, row + first, part.rows() - first)?);
@@ -249,7 +251,7 @@ impl TensorModel {
             let Layers::Device(kv) = &cache.layers else {
                 candle_core::bail!("a cache of the CPU kernels");
             };
-            let (rows, past) = (part.rows(), cache.len());
+            let (rows, past) = (part.rows(), part.past);
             let (seen, group) = (past + rows, heads / kv_heads);
             let mine = |x: &Tensor| x.narrow(1, row, rows)?.contiguous();
             kv.write(layer, &mine(k)?, &mine(v)?, past)?;

@@ -116,6 +116,30 @@ fn incremental_batched_and_rolled_back_forwards_agree() {
     }
 }
 
+/// Other tokens for places of a draft get the logits of a text that ends with them.
+#[test]
+fn alternatives_agree_with_texts_of_their_own() {
+    let model = load_on(&model_path("SmolLM2-135M-Instruct.Q4_1"), DeviceChoice::Reference);
+    let ids = model.tokenizer().encode(PROMPT, false).unwrap();
+    let whole = all_logits(&model, &ids);
+    let places = [(2, 12), (ids.len(), 14)].map(|(at, id)| (at, TokenId(id)));
+    let mut cache = model.new_cache(64).unwrap();
+    let logits = Wanted::AllWith(&places);
+    let both = step(&model, &mut [Segment { cache: &mut cache, tokens: &ids, logits }]);
+    assert_eq!((cache.len(), both.rows()), (ids.len(), ids.len() + 2));
+    for (row, (at, id)) in [(2, places[0]), (ids.len() + 1, places[1])] {
+        let mut text = ids[..at].to_vec();
+        text.push(id);
+        let d = distance(both.row(row), all_logits(&model, &text).row(at));
+        println!("alternative at {at}: {d:.5}");
+        assert!(d < WITHIN, "{d}");
+    }
+    for i in 0..ids.len() {
+        let d = distance(both.row(i + usize::from(i >= 2)), whole.row(i));
+        assert!(d < WITHIN, "token {i}: {d}");
+    }
+}
+
 #[test]
 fn a_long_prompt_is_the_same_in_pieces_while_its_cache_grows() {
     let model = load_on(&model_path("SmolLM2-135M-Instruct.Q4_1"), DeviceChoice::Reference);

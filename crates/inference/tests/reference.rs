@@ -104,6 +104,49 @@ fn incremental_batched_and_rolled_back_forwards_give_the_same_bits() {
     }
 }
 
+/// Other tokens for places of a draft, beside it: each gets the logits of a text that ends with it, to
+/// the bit, and leaves no trace.
+#[test]
+fn alternatives_see_the_text_before_them_and_nobody_sees_them() {
+    let model = load("SmolLM2-135M-Instruct.Q4_1");
+    let ids = model.tokenizer().encode(PROMPT, false).unwrap();
+    let whole = all_logits(&model, &ids);
+    let (known, new) = ids.split_at(3);
+    // Before the first new token, twice for one place, and behind the last.
+    let places = [(0, 11), (2, 12), (2, 13), (new.len(), 14)].map(|(at, id)| (at, TokenId(id)));
+    let mut cache = model.new_cache(ids.len() + 1).unwrap();
+    let read = |cache: &mut _, tokens: &[TokenId], logits| {
+        model.forward(&mut [Segment { cache, tokens, logits }]).unwrap()
+    };
+    read(&mut cache, known, Wanted::None);
+    let both = read(&mut cache, new, Wanted::AllWith(&places));
+    assert_eq!(cache.len(), ids.len());
+    assert_eq!(both.rows(), new.len() + places.len());
+    for (i, (at, id)) in places.into_iter().enumerate() {
+        let mut text = ids[..known.len() + at].to_vec();
+        text.push(id);
+        assert_eq!(both.row(at + i), all_logits(&model, &text).row(text.len() - 1), "{at}");
+    }
+    for i in 0..new.len() {
+        let before = places.iter().filter(|(at, _)| *at <= i).count();
+        assert_eq!(both.row(i + before), whole.row(known.len() + i), "token {i}");
+    }
+    let next = read(&mut cache, &[TokenId(21)], Wanted::Last);
+    let text: Vec<TokenId> = ids.iter().copied().chain([TokenId(21)]).collect();
+    assert_eq!(next.row(0), all_logits(&model, &text).row(ids.len()), "what is in the cache");
+    // Out of order, behind the end, not in the vocabulary, without room.
+    let mut cache = model.new_cache(2).unwrap();
+    let vocab = model.info().vocab as u32;
+    for places in [&[(1, 5), (0, 5)][..], &[(2, 5)], &[(0, vocab)], &[(1, 5), (2, 5)]] {
+        let places: Vec<_> = places.iter().map(|&(at, id)| (at, TokenId(id))).collect();
+        let (tokens, logits) = (&ids[..1], Wanted::AllWith(&places));
+        assert!(model.forward(&mut [Segment { cache: &mut cache, tokens, logits }]).is_err());
+        let (tokens, logits) = (&ids[..2], Wanted::AllWith(&[(2, TokenId(5))]));
+        assert!(model.forward(&mut [Segment { cache: &mut cache, tokens, logits }]).is_err());
+        assert!(cache.is_empty());
+    }
+}
+
 #[test]
 fn a_long_prompt_is_the_same_in_pieces() {
     let model = load("SmolLM2-135M-Instruct.Q4_1");

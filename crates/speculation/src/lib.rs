@@ -10,9 +10,11 @@
 //!
 //! The parts, in the order in which a round uses them: [`process`] turns logits into a
 //! [`Distribution`]; [`verify`] accepts drafts and chooses the smallest exact [`Correction`];
-//! [`Resolver`] finishes on the device; [`DraftLength`] picks the next γ, [`DraftStop`] may end a draft
+//! [`follow`] adds a token where an [`Alternative`] is right; [`Resolver`] finishes on the device;
+//! [`DraftLength`] picks the next γ, [`DraftStop`] may end a draft
 //! before, and [`Planner`] says whether to draft at all.
 
+mod alternative;
 mod distribution;
 mod draft_length;
 mod lookup;
@@ -24,6 +26,7 @@ mod sampling;
 mod stop;
 mod verify;
 
+pub use alternative::{Alternative, alternative_at, follow, second_choice};
 pub use distribution::{Distribution, DistributionError};
 pub use draft_length::{DraftLength, RoundTimes};
 pub use lookup::{Lookup, lookup};

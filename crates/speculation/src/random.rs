@@ -20,6 +20,8 @@ pub enum Purpose {
     Residual = 5,
     /// Device and edge draw the same noise for a token of the vocabulary, its index.
     Gumbel = 6,
+    /// The edge draws the token after an alternative.
+    Follow = 7,
 }
 
 /// A source of uniform numbers where each belongs to (seed, purpose, position in the text, index).
