@@ -15,8 +15,8 @@ use std::time::Instant;
 use tandem_inference::{Error, KvCache, Model, Segment, Wanted};
 use tandem_protocol::SessionId;
 use tandem_speculation::{
-    Distribution, DraftStop, Planner, Purpose, RoundTimes, Source, TokenId, Way, common_beginning,
-    confidence, process,
+    Alternative, Distribution, DraftStop, Modelled, Planner, Purpose, RoundTimes, Source, TokenId,
+    Way, alternative_at, common_beginning, confidence, process, two_best,
 };
 
 /// Tokens that a draft may begin with in its first step; more are read before, in pieces of this
@@ -28,6 +28,7 @@ const PIECE: usize = 64;
 pub(crate) struct Drafting {
     pub ids: Vec<TokenId>,
     pub q: Vec<Distribution>,
+    pub alternatives: Vec<Alternative>,
     confidences: Vec<f32>,
     stop: Option<DraftStop>,
     ms: f64,
@@ -160,12 +161,16 @@ impl Colocated {
             let text = stream.whole();
             let sure = confidence(logits.row_mut(row));
             let draft = stream.draft;
+            let unsure = draft.stop.as_ref().is_some_and(|stop| stop.wants_alternative(sure));
+            let best = unsure.then(|| two_best(logits.row(row)));
             let Ok(q) = process(logits.row_mut(row), stream.sampling, &text) else {
                 draft.done = true;
                 continue;
             };
             let at = text.len() as u32;
             let token = q.sample(stream.randomness.uniform(Purpose::Draft, at, stream.branch));
+            let beside = best.map(|best| Alternative::beside(token, draft.ids.len(), best));
+            draft.alternatives.extend(beside);
             draft.ids.push(token);
             draft.q.push(q);
             draft.confidences.push(sure);
@@ -176,14 +181,25 @@ impl Colocated {
         Ok(())
     }
 
-    /// Learns from a finished round.
-    pub(crate) fn learn(&mut self, drafting: &Drafting, accepted: usize, verify_ms: f64) {
+    /// Learns from a finished round that gave `tokens` tokens.
+    pub(crate) fn learn(
+        &mut self,
+        drafting: &Drafting,
+        accepted: usize,
+        tokens: usize,
+        verify_ms: f64,
+    ) {
         if drafting.ids.is_empty() {
             return;
         }
         let times = RoundTimes { draft_ms: drafting.ms, round_trip_ms: verify_ms, verify_ms };
-        let source = Source::Model(&drafting.confidences);
+        let beside = alternative_at(&drafting.alternatives, accepted);
+        let source = Source::Model(Modelled {
+            confidences: &drafting.confidences,
+            alternatives: drafting.alternatives.len(),
+            followed: beside.map(|_| tokens > accepted + 1),
+        });
         let wall = drafting.ms + verify_ms;
-        self.planner.drafted(Way::Turns, source, accepted, times, accepted + 1, Some(wall));
+        self.planner.drafted(Way::Turns, source, accepted, times, tokens, Some(wall));
     }
 }

@@ -9,7 +9,7 @@
 use crate::colocated::Colocated;
 use crate::metrics::Metrics;
 use crate::peer::Peer;
-use crate::session::{Refusal, Session, context_full, micros};
+use crate::session::{Refusal, Rows, Session, context_full, micros};
 use crate::share::{donor, prompt_rows, take_turns};
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tandem_inference::{Model, Segment, Wanted};
 use tandem_protocol::{ClientMessage, ErrorCode, Open, SessionId, check_ids};
-use tandem_speculation::{TokenId, common_beginning};
+use tandem_speculation::common_beginning;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 /// Prompt tokens in a step without waiting rounds, and beside them.
@@ -176,7 +176,10 @@ impl Scheduler {
         };
         let ids = match &message {
             ClientMessage::Open(m) => check_ids(&m.tokens, vocab),
-            ClientMessage::Draft(m) => check_ids(m.committed.iter().chain(&m.ids), vocab),
+            ClientMessage::Draft(m) => {
+                let alternatives = m.alternatives.iter().map(|a| &a.id);
+                check_ids(m.committed.iter().chain(&m.ids).chain(alternatives), vocab)
+            }
             ClientMessage::Stream(m) => check_ids(&m.committed, vocab),
             _ => Ok(()),
         };
@@ -350,7 +353,7 @@ impl Scheduler {
         let mut ready: Vec<(Instant, SessionId)> = self
             .sessions
             .values()
-            .filter_map(|s| s.round_tokens().and_then(|_| Some((s.arrived()?, s.id))))
+            .filter_map(|s| s.round_rows().and_then(|_| Some((s.arrived()?, s.id))))
             .collect();
         ready.sort_by_key(|e| e.0);
         let mut ready: Vec<(u64, SessionId)> =
@@ -365,16 +368,17 @@ impl Scheduler {
             .map(|id| (self.party(*id), self.sessions[id].prompt_left().len()))
             .collect();
 
-        // (session, its tokens, whether it is a round)
-        let mut plan: HashMap<SessionId, (Vec<TokenId>, bool)> = HashMap::new();
+        // What each session computes, and whether it is a round.
+        let mut plan: HashMap<SessionId, (Rows, bool)> = HashMap::new();
         for (_, id) in ready {
-            if let Some(tokens) = self.sessions[&id].round_tokens() {
-                plan.insert(id, (tokens, true));
+            if let Some(rows) = self.sessions[&id].round_rows() {
+                plan.insert(id, (rows, true));
             }
         }
         for (id, rows) in prompts.into_iter().zip(prompt_rows(&wants, budget)) {
             if rows > 0 {
-                plan.insert(id, (self.sessions[&id].prompt_left()[..rows].to_vec(), false));
+                let tokens = self.sessions[&id].prompt_left()[..rows].to_vec();
+                plan.insert(id, (Rows { tokens, from: 0, alternatives: Vec::new() }, false));
             }
         }
         if plan.is_empty() {
@@ -384,9 +388,14 @@ impl Scheduler {
         let mut order = Vec::with_capacity(plan.len());
         let mut segments = Vec::with_capacity(plan.len());
         for session in self.sessions.values_mut() {
-            if let Some((tokens, round)) = plan.get(&session.id) {
-                order.push((session.id, tokens.len(), *round));
-                let logits = if *round { Wanted::All } else { Wanted::None };
+            if let Some((rows, round)) = plan.get(&session.id) {
+                let Rows { tokens, from, alternatives } = rows;
+                let (count, logits) = if *round {
+                    (rows.wanted(), Wanted::From(*from, alternatives))
+                } else {
+                    (tokens.len(), Wanted::None)
+                };
+                order.push((session.id, count, *round));
                 segments.push(Segment { cache: &mut session.cache, tokens, logits });
             }
         }
@@ -402,11 +411,11 @@ impl Scheduler {
         };
         self.metrics.batch.observe(order.len() as f64);
         let mut first = 0;
-        for (id, tokens, round) in order {
+        for (id, count, round) in order {
             let Some(session) = self.sessions.get_mut(&id) else { continue };
             if round {
-                let rows = first..first + tokens;
-                first += tokens;
+                let rows = first..first + count;
+                first += count;
                 let arrived = session.arrived().unwrap_or(start);
                 let queued = start.saturating_duration_since(arrived);
                 let queued_us = u32::try_from(queued.as_micros()).unwrap_or(u32::MAX);
@@ -424,7 +433,7 @@ impl Scheduler {
                         }
                         if let (Some(own), Some(drafting)) = (&mut self.colocated, &done.own) {
                             let ms = start.elapsed().as_secs_f64() * 1e3;
-                            own.learn(drafting, done.accepted, ms);
+                            own.learn(drafting, done.accepted, done.tokens, ms);
                         }
                     }
                     Err(refusal) => {
@@ -434,7 +443,7 @@ impl Scheduler {
                     }
                 }
             } else {
-                self.metrics.prefilled.inc_by(tokens as u64);
+                self.metrics.prefilled.inc_by(count as u64);
                 session.last_used = Instant::now();
                 if let Some(peer) = &session.peer {
                     peer.send(&session.prefill_report());

@@ -3,7 +3,8 @@
 //! The edge counts the tokens that it knows: the prompt, then after each round the accepted drafts
 //! and, where the edge itself drew it, the token after them (outcomes *bonus* and *token*). After a
 //! *sparse*, *sampled* or *full* outcome only the device knows that token, and the next request must
-//! carry it in `committed`. `prefix_len` of a request is the number of tokens that the edge knows, or
+//! carry it in `committed`, and behind it the token that follows it if it was the alternative of its
+//! place. `prefix_len` of a request is the number of tokens that the edge knows, or
 //! will know when the open drafts before it are accepted.
 //!
 //! Drafts wait in a queue. All but the last are open; a verdict that brings a token voids the rest.
@@ -19,8 +20,8 @@ use tandem_protocol::{
     Verdict, Written, encode_server,
 };
 use tandem_speculation::{
-    Correction, Distribution, Randomness, Sampling, TokenId, common_beginning, dsd_verify, more,
-    process, verify,
+    Alternative, Correction, Distribution, Randomness, Sampling, TokenId, common_beginning,
+    dsd_verify, follow, more, process, verify,
 };
 
 /// What a session waits to have computed.
@@ -31,6 +32,7 @@ pub(crate) enum Job {
         requested: u32,
         ids: Vec<TokenId>,
         q: Vec<f32>,
+        alternatives: Vec<Alternative>,
         open: bool,
         arrived: Instant,
     },
@@ -46,6 +48,44 @@ impl Job {
             Self::Stream { .. } => 0,
         }
     }
+
+    fn alternatives(&self) -> &[Alternative] {
+        match self {
+            Self::Draft { alternatives, .. } => alternatives,
+            Self::Stream { draft: Some(draft), .. } => &draft.alternatives,
+            Self::Stream { draft: None, .. } => &[],
+        }
+    }
+}
+
+/// Tokens that a round computes before its draft, at most: the last known one and, where the one
+/// before it was an alternative, that one. What is more is computed like a prompt.
+const LEAD: usize = 2;
+
+/// The tokens of a round's forward pass.
+pub(crate) struct Rows {
+    pub tokens: Vec<TokenId>,
+    /// The first token whose logits are wanted.
+    pub from: usize,
+    /// As [`tandem_inference::Wanted::From`] takes them.
+    pub alternatives: Vec<(usize, TokenId)>,
+}
+
+impl Rows {
+    /// Rows of logits.
+    pub(crate) fn wanted(&self) -> usize {
+        self.tokens.len() - self.from + self.alternatives.len()
+    }
+}
+
+/// Where the logits at the `i`-th place of a draft are among the wanted ones, and those after its
+/// `n`-th alternative: each stands before the token whose place it takes.
+fn row_at(alternatives: &[Alternative], i: usize) -> usize {
+    i + alternatives.iter().filter(|a| usize::from(a.at) < i).count()
+}
+
+fn row_after(alternatives: &[Alternative], n: usize) -> usize {
+    usize::from(alternatives[n].at) + 1 + n
 }
 
 /// The last verified round, for a repeated request and for `More`.
@@ -77,6 +117,8 @@ pub(crate) struct Session {
     tokens: Vec<TokenId>,
     /// The device holds the token after `tokens`.
     awaits_residual: bool,
+    /// If that is the first of these, the second follows it.
+    follows: Option<[TokenId; 2]>,
     /// Tokens of the prompt that were in the cache when it was opened.
     reused: usize,
     sampling: Sampling,
@@ -111,6 +153,8 @@ pub(crate) struct Finished {
     pub bytes: Vec<u8>,
     pub drafted: usize,
     pub accepted: usize,
+    /// Tokens that it gave, as far as the edge knows.
+    pub tokens: usize,
     /// The draft, if the edge made it.
     pub own: Option<Box<Drafting>>,
 }
@@ -131,6 +175,7 @@ impl Session {
             last_used: Instant::now(),
             tokens: Vec::new(),
             awaits_residual: false,
+            follows: None,
             reused: 0,
             sampling: Sampling::GREEDY,
             randomness: Randomness::new(0),
@@ -163,7 +208,7 @@ impl Session {
         self.cache.truncate(shared.min(open.tokens.len() - 1));
         self.reused = self.cache.len();
         self.tokens = open.tokens;
-        self.awaits_residual = false;
+        (self.awaits_residual, self.follows) = (false, None);
         self.generation = open.generation;
         self.sampling = open.sampling;
         self.randomness = Randomness::new(open.seed);
@@ -189,8 +234,8 @@ impl Session {
             return Err((ErrorCode::State, text));
         }
         self.begin(m.round, m.prefix_len, &m.committed, m.ids.len())?;
-        let Draft { round, prefix_len: requested, ids, q, open, .. } = m;
-        self.jobs.push_back(Job::Draft { round, requested, ids, q, open, arrived });
+        let Draft { round, prefix_len: requested, ids, q, alternatives, open, .. } = m;
+        self.jobs.push_back(Job::Draft { round, requested, ids, q, alternatives, open, arrived });
         Ok(None)
     }
 
@@ -264,11 +309,16 @@ impl Session {
                 self.tokens.len() + waiting
             ));
         }
-        if committed.len() != usize::from(self.awaits_residual) {
+        let fits = match committed {
+            [] => !self.awaits_residual,
+            [y] => self.awaits_residual && self.follows.is_none_or(|[a, _]| a != *y),
+            [y, z] => self.awaits_residual && self.follows == Some([*y, *z]),
+            _ => false,
+        };
+        if !fits {
             return state(format!(
-                "{} committed tokens came, {} must",
-                committed.len(),
-                usize::from(self.awaits_residual)
+                "{} committed tokens came, or others than must",
+                committed.len()
             ));
         }
         let wanted = self.tokens.len() + waiting + committed.len() + drafted + 1;
@@ -276,7 +326,7 @@ impl Session {
             return Err((ErrorCode::ContextFull, context_full(wanted, self.cache.capacity())));
         }
         self.tokens.extend_from_slice(committed);
-        self.awaits_residual = false;
+        (self.awaits_residual, self.follows) = (false, None);
         self.last_used = Instant::now();
         Ok(())
     }
@@ -304,6 +354,7 @@ impl Session {
                 u32::from(asked),
                 vocab,
             ),
+            next: None,
             queued_us: 0,
             verify_us: 0,
         }))
@@ -312,7 +363,8 @@ impl Session {
     /// Tokens of the prompt that must be computed before a round can be.
     pub(crate) fn prompt_left(&self) -> &[TokenId] {
         let end = self.tokens.len().saturating_sub(1);
-        self.tokens.get(self.cache.len()..end).unwrap_or_default()
+        let left = self.tokens.get(self.cache.len()..end).unwrap_or_default();
+        if left.len() < LEAD { &[] } else { left }
     }
 
     /// Gives up computing the prompt: only what is in the cache is known.
@@ -339,14 +391,16 @@ impl Session {
         })
     }
 
-    /// The tokens of the next round's forward pass: the last known one and the drafted ones. The
-    /// logits after the last token of an open draft belong to the next round.
-    pub(crate) fn round_tokens(&self) -> Option<Vec<TokenId>> {
+    /// The next round's forward pass: the last known tokens and the drafted ones. The logits after
+    /// the last token of an open draft belong to the next round.
+    pub(crate) fn round_rows(&self) -> Option<Rows> {
         if !self.prompt_left().is_empty() {
             return None;
         }
         let mut tokens = self.tokens[self.cache.len()..].to_vec();
-        match self.jobs.front()? {
+        let lead = tokens.len();
+        let job = self.jobs.front()?;
+        match job {
             Job::Draft { ids, open, .. } => {
                 tokens.extend_from_slice(&ids[..ids.len() - usize::from(*open)]);
             }
@@ -358,7 +412,9 @@ impl Session {
             }
             Job::Stream { draft: None, .. } => {}
         }
-        Some(tokens)
+        let place = |a: &Alternative| (lead + usize::from(a.at), a.id);
+        let alternatives = job.alternatives().iter().map(place).collect();
+        Some(Rows { tokens, from: lead - 1, alternatives })
     }
 
     /// Whether the edge's own drafter has something to do here.
@@ -393,8 +449,8 @@ impl Session {
         }
     }
 
-    /// Finishes the next round; `row(i)` gives the logits after the i-th token of
-    /// [`Self::round_tokens`]. Returns the verdict, whose times the caller knows.
+    /// Finishes the next round; `row(i)` gives the i-th of the wanted logits of
+    /// [`Self::round_rows`]. Returns the verdict, whose times the caller knows.
     pub(crate) fn finish_round(
         &mut self,
         model: &Model,
@@ -409,6 +465,7 @@ impl Session {
             Some(job) => job,
             None => return Err((ErrorCode::Internal, "no round was waiting".into())),
         };
+        let alternatives = job.alternatives();
         let (round, requested, ids, q, open) = match &job {
             Job::Draft { round, requested, ids, q, open, .. } => {
                 (*round, *requested, ids.as_slice(), q.as_slice(), *open)
@@ -424,7 +481,8 @@ impl Session {
             q,
             open,
             |i| {
-                let p = process(&mut row(i), &self.sampling, &history[..prefix + i])?;
+                let logits = &mut row(row_at(alternatives, i));
+                let p = process(logits, &self.sampling, &history[..prefix + i])?;
                 rejected = Some(p.clone());
                 Ok(p)
             },
@@ -432,14 +490,19 @@ impl Session {
             prefix as u32,
         )
         .map_err(|e| (ErrorCode::Internal, e.to_string()))?;
+        history.truncate(prefix + verdict.accepted);
+        let follows = self.follow(&verdict, history, alternatives, &mut row)?;
 
         // Rows of rejected drafts are forgotten; everything that stays was computed from the text.
         self.cache.truncate(prefix + verdict.accepted);
         self.tokens.extend_from_slice(&ids[..verdict.accepted]);
         match verdict.correction {
-            Correction::Bonus(token) | Correction::Token(token) => self.tokens.push(token),
+            Correction::Bonus(token) | Correction::Token(token) => {
+                self.tokens.push(token);
+                self.tokens.extend(follows.map(|[_, next]| next));
+            }
             Correction::Continue => {}
-            _ => self.awaits_residual = true,
+            _ => (self.awaits_residual, self.follows) = (true, follows),
         }
         if verdict.correction != Correction::Continue {
             self.branch += 1;
@@ -452,6 +515,7 @@ impl Session {
             prefix_len: prefix as u32,
             accepted: verdict.accepted as u8,
             correction: verdict.correction,
+            next: follows.map(|[_, next]| next),
             queued_us,
             verify_us: micros(start),
         };
@@ -480,7 +544,27 @@ impl Session {
             rejected: rejected.filter(|_| sampled),
         });
         self.last_used = Instant::now();
-        Ok(Finished { bytes, drafted, accepted, own: None })
+        let tokens = self.tokens.len() - prefix;
+        Ok(Finished { bytes, drafted, accepted, tokens, own: None })
+    }
+
+    /// The alternative at the rejected place and the token after it, if there is one and it may be
+    /// the correction; `text` ends before the place.
+    fn follow(
+        &self,
+        verdict: &tandem_speculation::Verdict,
+        mut text: Vec<TokenId>,
+        alternatives: &[Alternative],
+        row: &mut impl FnMut(usize) -> Vec<f32>,
+    ) -> Result<Option<[TokenId; 2]>, Refusal> {
+        let found = alternatives.iter().position(|a| usize::from(a.at) == verdict.accepted);
+        let Some(n) = found else { return Ok(None) };
+        let (id, at) = (alternatives[n].id, text.len() as u32);
+        text.push(id);
+        let p = || process(&mut row(row_after(alternatives, n)), &self.sampling, &text);
+        follow(&verdict.correction, id, p, &self.randomness, at)
+            .map(|next| next.map(|next| [id, next]))
+            .map_err(|e| (ErrorCode::Internal, e.to_string()))
     }
 
     /// Finishes a round of a stream that the edge drafted for.
@@ -496,7 +580,10 @@ impl Session {
         let mut text = self.tokens.clone();
         text.extend_from_slice(&drafting.ids);
         let p = (0..=drafting.ids.len())
-            .map(|i| process(&mut row(i), &self.sampling, &text[..prefix + i]))
+            .map(|i| {
+                let logits = &mut row(row_at(&drafting.alternatives, i));
+                process(logits, &self.sampling, &text[..prefix + i])
+            })
             .collect::<Result<Vec<_>, _>>()
             .map_err(|e| (ErrorCode::Internal, e.to_string()))?;
         let verdict = dsd_verify(&drafting.ids, &drafting.q, &p, &self.randomness, prefix as u32);
@@ -508,7 +595,9 @@ impl Session {
                 "a round of the edge's own ends with a token".into(),
             ));
         };
+        let follows = self.follow(&verdict, text.clone(), &drafting.alternatives, &mut row)?;
         text.push(token);
+        text.extend(follows.map(|[_, next]| next));
         let is_end = |t: &TokenId| model.tokenizer().is_end(*t);
         // Nothing follows an end token.
         let end = text[prefix..].iter().position(is_end);
@@ -533,6 +622,8 @@ impl Session {
             prefix_len: prefix as u32,
             tokens: new,
             drafted: drafting.ids.len() as u8,
+            accepted: accepted.min(self.tokens.len() - prefix) as u8,
+            alternatives: drafting.alternatives.len() as u8,
             draft_us: (drafting.ms() * 1e3) as u32,
             queued_us,
             verify_us: micros(start),
@@ -547,7 +638,8 @@ impl Session {
         });
         self.last_used = Instant::now();
         let drafted = drafting.ids.len();
-        Ok(Finished { bytes, drafted, accepted, own: Some(drafting) })
+        let tokens = self.tokens.len() - prefix;
+        Ok(Finished { bytes, drafted, accepted, tokens, own: Some(drafting) })
     }
 
     /// A failure of this session's generation.

@@ -147,6 +147,7 @@ async fn token(
         committed: vec![],
         ids: vec![x],
         q: vec![said],
+        alternatives: Vec::new(),
         branch: 0,
         open: false,
     };

@@ -5,11 +5,10 @@ use super::schemes::Scheme;
 use super::trace::{Place, Trace};
 use super::world::{Machines, Net};
 use std::collections::VecDeque;
-use std::ops::Range;
 use tandem_protocol::MAX_IN_FLIGHT;
 use tandem_speculation::{
-    DraftStop, FIRST_SAMPLES, MAX_CHOSEN, MAX_SPARSE, MORE_SAMPLES, Planner, Purpose, Randomness,
-    RoundTimes, Source, TokenId, Way, common_beginning,
+    DraftStop, FIRST_SAMPLES, MAX_CHOSEN, MAX_SPARSE, MORE_SAMPLES, Modelled, Planner, Purpose,
+    Randomness, RoundTimes, Source, TokenId, Way, common_beginning,
 };
 
 /// Payload of a message without ids and probabilities, in bytes.
@@ -53,6 +52,68 @@ struct Text<'a> {
     places: &'a [Place],
     /// Whether the draft at a place is accepted.
     hit: Vec<bool>,
+}
+
+/// A draft of the model, or one that was looked up.
+#[derive(Default)]
+struct Draft {
+    gamma: usize,
+    accepted: usize,
+    matched: Option<usize>,
+    confidences: Vec<f32>,
+    /// Places of the draft that have an alternative.
+    alternatives: Vec<usize>,
+    /// Whether the one at the rejected place is right, if there is one.
+    followed: Option<bool>,
+}
+
+impl Draft {
+    /// As many tokens behind `at` as the rule wants.
+    fn by(mut stop: DraftStop, text: &Text<'_>, at: usize) -> Self {
+        let mut draft = Self::default();
+        while draft.gamma < stop.most() {
+            let confidence = text.places[at + draft.gamma].confidence;
+            if stop.wants_alternative(confidence) {
+                draft.alternatives.push(draft.gamma);
+            }
+            draft.confidences.push(confidence);
+            draft.gamma += 1;
+            if !stop.goes_on(confidence) {
+                break;
+            }
+        }
+        draft.accepted = (0..draft.gamma).take_while(|i| text.hit[at + i]).count();
+        // The alternative is the drafter's best token beside the drafted one, which was wrong.
+        let right = || text.places.get(at + draft.accepted).is_some_and(|p| p.greedy || p.second);
+        let rejected = draft.accepted < draft.gamma && draft.alternatives.contains(&draft.accepted);
+        draft.followed = rejected.then(right);
+        draft
+    }
+
+    fn is_whole(&self) -> bool {
+        self.accepted == self.gamma
+    }
+
+    /// Rows of a pass beside those of the drafted tokens.
+    fn beside(&self) -> usize {
+        self.alternatives.len()
+    }
+
+    /// 1 if the alternative brings a token.
+    fn further(&self) -> usize {
+        usize::from(self.followed == Some(true))
+    }
+
+    fn source(&self) -> Source<'_> {
+        match self.matched {
+            Some(matched) => Source::Lookup { matched, drafted: self.gamma },
+            None => Source::Model(Modelled {
+                confidences: &self.confidences,
+                alternatives: self.beside(),
+                followed: self.followed,
+            }),
+        }
+    }
 }
 
 impl<'a> Simulation<'a> {
@@ -159,13 +220,13 @@ impl<'a> Simulation<'a> {
         1
     }
 
-    fn bytes_up(&self, gamma: usize) -> f64 {
+    fn bytes_up(&self, draft: &Draft) -> f64 {
         let each = match self.scheme {
             Scheme::Dsd => 4.0 + 4.0 * self.vocab,
             Scheme::Greedy | Scheme::Gumbel => 4.0,
             _ => 8.0,
         };
-        HEAD + gamma as f64 * each
+        HEAD + draft.gamma as f64 * each + 4.0 * draft.beside() as f64
     }
 
     /// Of a verdict: all accepted, or the correction at a place.
@@ -193,14 +254,8 @@ impl<'a> Simulation<'a> {
         if u < missed { self.round_trip(16.0, 24.0 + 8.0 * MORE_SAMPLES as f64) } else { 0.0 }
     }
 
-    /// A draft by look-up, where the product would take one: its tokens and those accepted.
-    fn look_up(
-        &self,
-        way: Way,
-        text: &Text<'_>,
-        at: usize,
-        most: usize,
-    ) -> Option<(usize, Range<usize>)> {
+    /// A draft by look-up, where the product would take one.
+    fn look_up(&self, way: Way, text: &Text<'_>, at: usize, most: usize) -> Option<Draft> {
         let ours = self.scheme.is_ours();
         if !ours || self.gamma.is_some() {
             return None;
@@ -208,79 +263,58 @@ impl<'a> Simulation<'a> {
         let at = text.start + at;
         let found = self.planner.lookup(way, &text.ids[..at], most)?;
         let accepted = common_beginning(&found.ids, &text.ids[at..]);
-        Some((found.matched, accepted..found.ids.len()))
+        let (gamma, matched) = (found.ids.len(), Some(found.matched));
+        Some(Draft { gamma, accepted, matched, ..Draft::default() })
     }
 
     fn stop(&self, way: Way) -> DraftStop {
-        self.gamma.map_or_else(|| self.planner.draft_stop(way), DraftStop::fixed)
-    }
-
-    /// How many tokens the rule drafts, and their confidences.
-    fn drafted(mut stop: DraftStop, text: &Text<'_>, at: usize) -> Vec<f32> {
-        let mut confidences = Vec::new();
-        while confidences.len() < stop.most() {
-            let confidence = text.places[at + confidences.len()].confidence;
-            confidences.push(confidence);
-            if !stop.goes_on(confidence) {
-                break;
-            }
-        }
-        confidences
+        let stop = self.gamma.map_or_else(|| self.planner.draft_stop(way), DraftStop::fixed);
+        // The peers' schemes have no alternatives.
+        if self.scheme.is_ours() { stop } else { stop.with_alternatives(1.0) }
     }
 
     /// One round that waits for its verdict.
     fn turn(&mut self, text: &Text<'_>, at: usize) -> usize {
         let most = text.places.len() - at - 1;
-        let looked_up = self.look_up(Way::Turns, text, at, most);
-        let (gamma, accepted, confidences) = match &looked_up {
-            Some((_, n)) => (n.end, n.start, Vec::new()),
-            None => {
-                let confidences = Self::drafted(self.stop(Way::Turns).at_most(most), text, at);
-                let gamma = confidences.len();
-                (gamma, (0..gamma).take_while(|i| text.hit[at + i]).count(), confidences)
-            }
-        };
-        let rejected = (accepted < gamma).then(|| &text.places[at + accepted]);
-        let (up, down) = (self.bytes_up(gamma), self.bytes_down(rejected));
-        let each = if looked_up.is_some() { 0.0 } else { self.machines.draft_ms };
-        let draft_ms = each * gamma as f64;
-        let verify_ms = self.machines.verify(gamma + 1);
+        let draft = self.look_up(Way::Turns, text, at, most);
+        let draft =
+            draft.unwrap_or_else(|| Draft::by(self.stop(Way::Turns).at_most(most), text, at));
+        let rejected = (!draft.is_whole()).then(|| &text.places[at + draft.accepted]);
+        let (up, down) = (self.bytes_up(&draft), self.bytes_down(rejected));
+        let each = if draft.matched.is_some() { 0.0 } else { self.machines.draft_ms };
+        let draft_ms = each * draft.gamma as f64;
+        let verify_ms = self.machines.verify(draft.gamma + 1 + draft.beside());
         let link = self.round_trip(up, down);
         let ms = draft_ms + link + verify_ms + self.more(rejected);
         self.sum.ms += ms;
-        self.count(gamma, accepted, up, down);
+        self.count(&draft, up, down);
         let times = RoundTimes { draft_ms, round_trip_ms: link + verify_ms, verify_ms };
-        let source = match looked_up {
-            Some((matched, _)) => Source::Lookup { matched, drafted: gamma },
-            None => Source::Model(&confidences),
-        };
-        self.planner.drafted(Way::Turns, source, accepted, times, accepted + 1, Some(ms));
-        accepted + 1
+        let new = draft.accepted + 1 + draft.further();
+        self.planner.drafted(Way::Turns, draft.source(), draft.accepted, times, new, Some(ms));
+        new
     }
 
     /// One round of the box alone, with a draft of its own.
     fn written(&mut self, text: &Text<'_>, at: usize) -> usize {
         let most = text.places.len() - at - 1;
         let chosen = || self.box_planner.draft_stop(Way::Turns);
-        let stop = self.gamma.map_or_else(chosen, DraftStop::fixed);
-        let confidences = Self::drafted(stop.at_most(most), text, at);
-        let gamma = confidences.len();
-        let accepted = (0..gamma).take_while(|i| text.hit[at + i]).count();
-        let draft_ms = self.machines.box_draft_ms * gamma as f64;
-        let verify_ms = self.machines.verify(gamma + 1);
+        let stop = self.gamma.map_or_else(chosen, DraftStop::fixed).at_most(most);
+        let draft = Draft::by(stop, text, at);
+        let draft_ms = self.machines.box_draft_ms * draft.gamma as f64;
+        let verify_ms = self.machines.verify(draft.gamma + 1 + draft.beside());
         let ms = draft_ms + verify_ms;
         self.sum.ms += ms;
-        self.count(gamma, accepted, 0.0, HEAD + 4.0 * accepted as f64);
+        self.count(&draft, 0.0, HEAD + 4.0 * draft.accepted as f64);
         let times = RoundTimes { draft_ms, round_trip_ms: verify_ms, verify_ms };
-        let source = Source::Model(&confidences);
-        self.box_planner.drafted(Way::Turns, source, accepted, times, accepted + 1, Some(ms));
-        self.planner.written(gamma, accepted + 1, Some(ms));
-        accepted + 1
+        let (accepted, new) = (draft.accepted, draft.accepted + 1 + draft.further());
+        self.box_planner.drafted(Way::Turns, draft.source(), accepted, times, new, Some(ms));
+        self.planner.written(draft.gamma, accepted, new, Some(ms));
+        new
     }
 
-    fn count(&mut self, drafted: usize, accepted: usize, up: f64, down: f64) {
-        self.sum.tested += (accepted + usize::from(accepted < drafted)) as f64;
-        self.sum.accepted += accepted as f64;
+    fn count(&mut self, draft: &Draft, up: f64, down: f64) {
+        self.sum.tested += (draft.accepted + usize::from(!draft.is_whole())) as f64;
+        self.sum.accepted += draft.accepted as f64;
         self.sum.up += up;
         self.sum.down += down;
     }
@@ -301,39 +335,35 @@ impl<'a> Simulation<'a> {
             }
             let looked_up = if sent == 0 { self.look_up(Way::Ahead, text, at, left) } else { None };
             let here = at + sent;
-            let (gamma, accepted, confidences) = if let Some((_, n)) = &looked_up {
-                (n.end, n.start, Vec::new())
-            } else {
+            let draft = looked_up.unwrap_or_else(|| {
                 let stop = match self.planner.pace().filter(|_| sent > 0 && self.gamma.is_none()) {
                     Some(pace) => {
                         let until: f64 = (departed + pace - ready) / each;
-                        DraftStop::fixed((until.ceil().max(1.0) as usize).min(MAX_CHOSEN))
+                        let most = (until.ceil().max(1.0) as usize).min(MAX_CHOSEN);
+                        self.planner.stop_behind().at_most(most)
                     }
                     None => self.stop(Way::Ahead),
                 };
-                let confidences = Self::drafted(stop.at_most(left - sent), text, here);
-                let gamma = confidences.len();
-                (gamma, (0..gamma).take_while(|i| text.hit[here + i]).count(), confidences)
-            };
-            let draft_ms = if looked_up.is_some() { 0.0 } else { each * gamma as f64 };
+                Draft::by(stop.at_most(left - sent), text, here)
+            });
+            let draft_ms = if draft.matched.is_some() { 0.0 } else { each * draft.gamma as f64 };
             ready += draft_ms;
             departed = ready;
-            let whole = accepted == gamma;
-            let rejected = (!whole).then(|| &text.places[here + accepted]);
-            let (up, down) = (self.bytes_up(gamma), self.bytes_down(rejected));
+            let rejected = (!draft.is_whole()).then(|| &text.places[here + draft.accepted]);
+            let (up, down) = (self.bytes_up(&draft), self.bytes_down(rejected));
             let arrived = departed + self.one_way(up);
-            let verify_ms = self.machines.verify(gamma) * slow;
+            let verify_ms = self.machines.verify(draft.gamma + draft.beside()) * slow;
             let begun = arrived.max(free);
             free = begun + verify_ms;
             let back = f64::max(free + self.one_way(down) + self.more(rejected), last);
-            self.count(gamma, accepted, up, down);
+            self.count(&draft, up, down);
             let round_trip_ms = back - departed - (begun - arrived);
             let times = RoundTimes { draft_ms, round_trip_ms, verify_ms };
-            let new = accepted + usize::from(!whole);
-            let source = match looked_up {
-                Some((matched, _)) => Source::Lookup { matched, drafted: gamma },
-                None => Source::Model(&confidences),
-            };
+            let whole = draft.is_whole();
+            // What would follow the last token of the answer is not wanted.
+            let further = draft.further().min(left - sent - draft.accepted - usize::from(!whole));
+            let new = draft.accepted + usize::from(!whole) + further;
+            let (source, accepted) = (draft.source(), draft.accepted);
             self.planner.drafted(Way::Ahead, source, accepted, times, new, Some(back - last));
             last = back;
             verdicts.push_back(back);

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use std::path::Path;
 use tandem_inference::{ChatMessage, Model, Role, Segment, Wanted};
 use tandem_speculation::{
-    Distribution, Randomness, Sampling, TokenId, confidence, gumbel_draw, process,
+    Distribution, Randomness, Sampling, TokenId, confidence, gumbel_draw, process, two_best,
 };
 
 /// Prompts of four kinds; the last of each kind asks to work on a given text.
@@ -164,30 +164,17 @@ fn place(
     q: &Distribution,
     token: TokenId,
     at: u32,
-    (confidence, best): (f32, [u32; 2]),
+    (confidence, best): (f32, [TokenId; 2]),
     random: &Randomness,
 ) -> Place {
     Place {
         token: token.0,
         coupled: (q.probability(token) / p.probability(token)).min(1.0),
         alpha: q.support().map(|(id, q)| q.min(p.probability(id))).sum(),
-        greedy: best[0] == token.0,
-        second: best[1] == token.0,
+        greedy: best[0] == token,
+        second: best[1] == token,
         gumbel: gumbel_draw(q, random, at) == token,
         support: [p.support().count() as u32, q.support().count() as u32],
         confidence,
     }
-}
-
-/// The ids of the two highest logits.
-fn two_best(logits: &[f32]) -> [u32; 2] {
-    let mut best = [(0, f32::NEG_INFINITY); 2];
-    for (id, &logit) in (0..).zip(logits) {
-        if logit > best[0].1 {
-            best = [(id, logit), best[0]];
-        } else if logit > best[1].1 {
-            best[1] = (id, logit);
-        }
-    }
-    best.map(|b| b.0)
 }

@@ -137,7 +137,7 @@ fn measure(file: &Path, args: &Args, cells: &mut Vec<Cell>) -> Result<()> {
 }
 
 /// The passes to measure: rows, and which of them give logits.
-fn kinds(rows: &[usize]) -> impl Iterator<Item = (usize, Wanted)> {
+fn kinds(rows: &[usize]) -> impl Iterator<Item = (usize, Wanted<'_>)> {
     let prompts = rows.iter().filter(|&&m| m >= PROMPT_ROWS).map(|&m| (m, Wanted::Last));
     rows.iter().map(|&m| (m, Wanted::All)).chain(prompts)
 }

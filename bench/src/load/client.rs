@@ -176,6 +176,7 @@ impl Clients {
                     prefix_len: (answer.prompt.len() + at) as u32,
                     committed: Vec::new(),
                     q: vec![1.0; gamma],
+                    alternatives: Vec::new(),
                     ids,
                     branch: round,
                     open: false,

@@ -279,6 +279,7 @@ impl Clients {
                 prefix_len: (known.prompt.len() + at) as u32,
                 committed: Vec::new(),
                 q: vec![1.0; gamma],
+                alternatives: Vec::new(),
                 ids,
                 branch: line.round,
                 open: false,

@@ -14,12 +14,12 @@
 use crate::drafter::{DraftRequest, Drafted, DrafterError};
 use crate::generate::{Broken, Event, Run};
 use crate::record::RoundRecord;
-use crate::rounds::{Received, impossible, is_edges_own, ms};
+use crate::rounds::{Received, edges_own, impossible, ms};
 use std::collections::VecDeque;
 use std::pin::Pin;
 use std::time::Instant;
 use tandem_protocol::{ClientMessage, Draft, MAX_IN_FLIGHT};
-use tandem_speculation::{Correction, DraftStop, MAX_CHOSEN, RoundTimes, TokenId};
+use tandem_speculation::{Correction, RoundTimes, TokenId};
 use tokio_util::sync::CancellationToken;
 
 /// A draft on its way.
@@ -122,7 +122,7 @@ impl<F: FnMut(Event)> Run<'_, F> {
         let room = self.context.saturating_sub(tokens.len() + 1);
         let (stop, until) = match (flight.sent.back(), self.pace()) {
             // The edge is busy with the one before until then, so more tokens cost nothing.
-            (Some(before), Some(pace)) => (DraftStop::fixed(MAX_CHOSEN), Some(before.at + pace)),
+            (Some(before), Some((pace, stop))) => (stop, Some(before.at + pace)),
             _ => (self.draft_stop(), None),
         };
         let stop = stop.at_most(left.unwrap_or(0)).at_most(room);
@@ -172,6 +172,7 @@ impl<F: FnMut(Event)> Run<'_, F> {
             committed,
             ids: drafted.ids.clone(),
             q: drafted.scalars(),
+            alternatives: drafted.alternatives.clone(),
             branch: self.branch,
             open: true,
         });
@@ -201,6 +202,7 @@ impl<F: FnMut(Event)> Run<'_, F> {
             let record = RoundRecord {
                 drafted: drafted as u32,
                 accepted: drafted as u32,
+                alternatives: front.drafted.alternatives.len() as u32,
                 rtt_ms: ms(front.at, received.at),
                 queue_ms: f64::from(verdict.queued_us) / 1e3,
                 verify_ms: f64::from(verdict.verify_us) / 1e3,
@@ -210,13 +212,13 @@ impl<F: FnMut(Event)> Run<'_, F> {
             };
             (record, front.drafted.ids.clone())
         } else {
-            let (mut record, mut new, last) =
+            let (mut record, new) =
                 self.resolve(epoch, &front.drafted, received, front.at, front.bytes).await?;
-            new.push(last);
             // Void drafts were sent for nothing: they count as drafted and never tested.
             for void in flight.sent.iter().skip(1) {
                 record.drafted += void.drafted.ids.len() as u32;
                 record.ignored += void.drafted.ids.len() as u32;
+                record.alternatives += void.drafted.alternatives.len() as u32;
                 record.uplink_bytes += void.bytes as u64;
             }
             record.scheme = "ahead";
@@ -233,7 +235,7 @@ impl<F: FnMut(Event)> Run<'_, F> {
             self.edge_known = prefix + accepted;
         } else {
             flight.clear();
-            self.edge_known = prefix + accepted + usize::from(is_edges_own(record.outcome));
+            self.edge_known = prefix + accepted + edges_own(&record);
         }
         let times = RoundTimes {
             draft_ms: front.drafted.ms,

@@ -16,8 +16,8 @@ use std::time::Instant;
 use tandem_inference::{KvCache, LoadOptions, Model, ModelInfo, Segment, Tokenizer, Wanted};
 use tandem_protocol::{Hello, PROTOCOL_VERSION, SessionId};
 use tandem_speculation::{
-    Distribution, DraftStop, Lookup, ProcessError, Purpose, Randomness, Sampling, Source, TokenId,
-    common_beginning, confidence, process,
+    Alternative, Distribution, DraftStop, Lookup, Modelled, ProcessError, Purpose, Randomness,
+    Sampling, Source, TokenId, alternative_at, common_beginning, confidence, process, two_best,
 };
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
@@ -75,6 +75,8 @@ pub struct Drafted {
     pub q: Vec<Distribution>,
     /// How sure the drafter was at each: see [`confidence`].
     pub confidences: Vec<f32>,
+    /// Second tokens for places where the drafter was not sure.
+    pub alternatives: Vec<Alternative>,
     /// How many tokens matched, if it was looked up in the text and no model drew it.
     pub looked_up: Option<usize>,
     /// Time of the drafting alone, without a prompt's prefill, in milliseconds.
@@ -95,12 +97,18 @@ impl Drafted {
         Self { q, ids: found.ids, looked_up: Some(found.matched), ..Self::default() }
     }
 
-    /// Where it came from, for the planner.
-    pub(crate) fn source(&self) -> Source<'_> {
-        match self.looked_up {
-            Some(matched) => Source::Lookup { matched, drafted: self.ids.len() },
-            None => Source::Model(&self.confidences),
+    /// Where it came from, for the planner; `tokens` tokens came of it, of which `accepted` were
+    /// drafted.
+    pub(crate) fn source(&self, accepted: usize, tokens: usize) -> Source<'_> {
+        if let Some(matched) = self.looked_up {
+            return Source::Lookup { matched, drafted: self.ids.len() };
         }
+        let beside = alternative_at(&self.alternatives, accepted);
+        Source::Model(Modelled {
+            confidences: &self.confidences,
+            alternatives: self.alternatives.len(),
+            followed: beside.map(|_| tokens > accepted + 1),
+        })
     }
 }
 
@@ -388,10 +396,13 @@ impl Worker {
             let new = text[slot.tokens.len()..].to_vec();
             let mut logits = forward(model, slot, &new, Wanted::Last)?;
             let sure = confidence(logits.row_mut(0));
+            let best = stop.wants_alternative(sure).then(|| two_best(logits.row(0)));
             let q = process(logits.row_mut(0), &request.sampling, &text)?;
             let at = text.len() as u32;
             let u = request.randomness.uniform(Purpose::Draft, at, request.branch);
             let id = q.sample(u);
+            let beside = best.map(|best| Alternative::beside(id, drafted.ids.len(), best));
+            drafted.alternatives.extend(beside);
             drafted.ids.push(id);
             drafted.q.push(q);
             drafted.confidences.push(sure);

@@ -452,6 +452,8 @@ impl<F: FnMut(Event)> Run<'_, F> {
             drafted: 0,
             accepted: 0,
             ignored: 0,
+            alternatives: 0,
+            followed: 0,
             outcome,
             draft_ms: 0.0,
             rtt_ms: 0.0,

@@ -169,7 +169,8 @@ impl Pair {
 }
 
 /// One round, as it is stored and printed. A round gives `accepted` tokens and one more, or only
-/// those when its outcome is `continue`: then the next draft went on where this one ended.
+/// those when its outcome is `continue`: then the next draft went on where this one ended. One that
+/// `followed` an alternative gives a further one.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct RoundRecord {
     /// Row of the message; 0 where nothing is stored.
@@ -190,6 +191,10 @@ pub struct RoundRecord {
     pub accepted: u32,
     /// Drafted tokens behind the first rejection: their acceptance was never tested.
     pub ignored: u32,
+    /// Second tokens that went with the draft.
+    pub alternatives: u32,
+    /// 1 if one of them was the correction, so that the edge's token after it counted; else 0.
+    pub followed: u32,
     /// Form of the correction: `bonus`, `token`, `sparse`, `sampled`, `full`; or `continue`.
     pub outcome: &'static str,
     /// Drafting, in milliseconds.

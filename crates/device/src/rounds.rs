@@ -8,7 +8,9 @@ use std::time::Instant;
 use tandem_protocol::{
     ClientMessage, Draft, ErrorCode, More, ServerMessage, Stream, Verdict, Written,
 };
-use tandem_speculation::{Correction, MORE_SAMPLES, Resolution, Resolver, RoundTimes, TokenId};
+use tandem_speculation::{
+    Correction, MORE_SAMPLES, Resolution, Resolver, RoundTimes, TokenId, alternative_at,
+};
 
 /// A verdict and what it took.
 pub(crate) struct Received {
@@ -23,9 +25,9 @@ enum Reply {
     Written(Written),
 }
 
-/// Whether the edge drew the token that ends a round, and so knows it.
-pub(crate) fn is_edges_own(outcome: &str) -> bool {
-    matches!(outcome, "bonus" | "token")
+/// How many tokens behind the accepted ones the edge knows: it drew what ends the round.
+pub(crate) fn edges_own(record: &RoundRecord) -> usize {
+    if matches!(record.outcome, "bonus" | "token") { 1 + record.followed as usize } else { 0 }
 }
 
 pub(crate) fn impossible(text: impl Into<String>) -> Broken {
@@ -56,7 +58,7 @@ impl<F: FnMut(Event)> Run<'_, F> {
         };
         let prefix = self.tokens.len();
         let result = self.verify(epoch, &drafted).await;
-        let (mut record, mut new, rest) = match result {
+        let (mut record, new) = match result {
             Ok(done) => done,
             Err(broken) => {
                 self.pending.push_front(drafted);
@@ -70,25 +72,24 @@ impl<F: FnMut(Event)> Run<'_, F> {
         }
         record.started_at = started_at;
         let accepted = record.accepted as usize;
-        self.edge_known = prefix + accepted + usize::from(is_edges_own(record.outcome));
+        self.edge_known = prefix + accepted + edges_own(&record);
         let times = RoundTimes {
             draft_ms: drafted.ms,
             // The first round also waits for the prompt, which is no cost of drafting.
             round_trip_ms: record.rtt_ms - if self.round == 0 { record.queue_ms } else { 0.0 },
             verify_ms: record.verify_ms,
         };
-        self.learn(&drafted, accepted, times, accepted + 1);
-        new.push(rest);
+        self.learn(&drafted, accepted, times, new.len());
         self.commit(record, &new)?;
         Ok(())
     }
 
-    /// Sends a draft and finishes its round: the record, the accepted tokens, the token after them.
+    /// Sends a draft and finishes its round: the record, and the tokens that it gives.
     async fn verify(
         &mut self,
         epoch: u32,
         drafted: &Drafted,
-    ) -> Result<(RoundRecord, Vec<TokenId>, TokenId), Broken> {
+    ) -> Result<(RoundRecord, Vec<TokenId>), Broken> {
         let Some(channel) = self.channel.as_ref() else { return Err(Broken::Lost) };
         let (generation, link) = (channel.generation, channel.link().clone());
         let message = ClientMessage::Draft(Draft {
@@ -98,6 +99,7 @@ impl<F: FnMut(Event)> Run<'_, F> {
             committed: self.tokens[self.edge_known..].to_vec(),
             ids: drafted.ids.clone(),
             q: drafted.scalars(),
+            alternatives: drafted.alternatives.clone(),
             branch: self.branch,
             open: false,
         });
@@ -115,7 +117,7 @@ impl<F: FnMut(Event)> Run<'_, F> {
         first: Received,
         sent: Instant,
         mut uplink: usize,
-    ) -> Result<(RoundRecord, Vec<TokenId>, TokenId), Broken> {
+    ) -> Result<(RoundRecord, Vec<TokenId>), Broken> {
         let Some(channel) = self.channel.as_ref() else { return Err(Broken::Lost) };
         let (generation, link) = (channel.generation, channel.link().clone());
         let (mut downlink, arrived) = (first.bytes, first.at);
@@ -162,11 +164,21 @@ impl<F: FnMut(Event)> Run<'_, F> {
             }
             correction = next.verdict.correction;
         };
+        let mut new = drafted.ids[..accepted].to_vec();
+        new.push(token);
+        // It is about a text that ends with the alternative: for any other it says nothing.
+        let right = alternative_at(&drafted.alternatives, accepted) == Some(token);
+        if right {
+            let next = first.verdict.next.filter(|next| next.index() < vocab);
+            new.push(next.ok_or_else(|| impossible("it left out what follows an alternative"))?);
+        }
         let tested = accepted + usize::from(accepted < drafted.ids.len());
         let record = RoundRecord {
             drafted: drafted.ids.len() as u32,
             accepted: accepted as u32,
             ignored: (drafted.ids.len() - tested) as u32,
+            alternatives: drafted.alternatives.len() as u32,
+            followed: u32::from(right),
             rtt_ms,
             queue_ms: f64::from(first.verdict.queued_us) / 1e3,
             verify_ms: f64::from(first.verdict.verify_us) / 1e3,
@@ -175,7 +187,7 @@ impl<F: FnMut(Event)> Run<'_, F> {
             downlink_bytes: downlink as u64,
             ..self.record("dssd", "dssd", outcome.as_str(), 0)
         };
-        Ok((record, drafted.ids[..accepted].to_vec(), token))
+        Ok((record, new))
     }
 
     /// Tokens that the edge writes alone, as many as are left or until another way should be faster;
@@ -224,7 +236,7 @@ impl<F: FnMut(Event)> Run<'_, F> {
             since = at;
             expected -= tokens.len();
             if drafts {
-                self.learn_written(record.drafted as usize, tokens.len());
+                self.learn_written(record.drafted as usize, record.accepted as usize, tokens.len());
             } else {
                 self.learn_plain();
             }
@@ -244,12 +256,14 @@ impl<F: FnMut(Event)> Run<'_, F> {
     /// The record of a round of which the edge did all.
     fn written(&self, written: &Written, started_at: i64) -> RoundRecord {
         let drafted = u32::from(written.drafted);
-        let accepted = (written.tokens.len() as u32 - 1).min(drafted);
+        let accepted = u32::from(written.accepted).min(drafted).min(written.tokens.len() as u32);
         RoundRecord {
             gamma: drafted,
             drafted,
             accepted,
             ignored: drafted - (accepted + 1).min(drafted),
+            alternatives: u32::from(written.alternatives),
+            followed: u32::from(written.tokens.len() as u32 > accepted + 1),
             draft_ms: f64::from(written.draft_us) / 1e3,
             queue_ms: f64::from(written.queued_us) / 1e3,
             verify_ms: f64::from(written.verify_us) / 1e3,

@@ -104,13 +104,17 @@ impl<F: FnMut(Event)> Run<'_, F> {
         found.map(Drafted::looked_up)
     }
 
-    /// How long after one draft the next one behind it should leave, if the length of drafts is free.
-    pub(crate) fn pace(&self) -> Option<Duration> {
-        let ms = match self.request.gamma {
+    /// How long after one draft the next one behind it should leave, and the rule for it beside that,
+    /// if the length of drafts is free.
+    pub(crate) fn pace(&self) -> Option<(Duration, DraftStop)> {
+        match self.request.gamma {
             Gamma::Fixed(_) => None,
-            Gamma::Auto => lock(&self.planner).pace(),
-        };
-        ms.map(|ms| Duration::from_secs_f64(ms / 1e3))
+            Gamma::Auto => {
+                let planner = lock(&self.planner);
+                let pace = planner.pace()?;
+                Some((Duration::from_secs_f64(pace / 1e3), planner.stop_behind()))
+            }
+        }
     }
 
     /// γ of a round with a draft of `drafted` tokens, for its record.
@@ -130,7 +134,14 @@ impl<F: FnMut(Event)> Run<'_, F> {
         tokens: usize,
     ) {
         let wall = self.wall_ms();
-        lock(&self.planner).drafted(self.way, drafted.source(), accepted, times, tokens, wall);
+        lock(&self.planner).drafted(
+            self.way,
+            drafted.source(accepted, tokens),
+            accepted,
+            times,
+            tokens,
+            wall,
+        );
     }
 
     /// Tells it of a plain token.
@@ -139,8 +150,8 @@ impl<F: FnMut(Event)> Run<'_, F> {
     }
 
     /// Tells it of a round of the edge's own.
-    pub(crate) fn learn_written(&self, drafted: usize, tokens: usize) {
-        lock(&self.planner).written(drafted, tokens, self.wall_ms());
+    pub(crate) fn learn_written(&self, drafted: usize, accepted: usize, tokens: usize) {
+        lock(&self.planner).written(drafted, accepted, tokens, self.wall_ms());
     }
 
     fn wall_ms(&self) -> Option<f64> {

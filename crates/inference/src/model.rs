@@ -154,17 +154,17 @@ pub enum Wanted<'a> {
     Last,
     /// After each token.
     All,
-    /// After each token, and after each of these alternatives: other tokens for the place that is so
-    /// many tokens behind the segment's first, in order of their places. An alternative sees the text
-    /// before its place and itself, no token sees it, and no cache keeps it. Its logits come before
-    /// those of the token whose place it takes.
-    AllWith(&'a [(usize, TokenId)]),
+    /// After each token from this one on, and after each of these alternatives: other tokens for the
+    /// place that is so many tokens behind the segment's first, in order of their places. An
+    /// alternative sees the text before its place and itself, no token sees it, and no cache keeps it.
+    /// Its logits come before those of the token whose place it takes.
+    From(usize, &'a [(usize, TokenId)]),
 }
 
 impl<'a> Wanted<'a> {
     pub(crate) fn alternatives(self) -> &'a [(usize, TokenId)] {
         match self {
-            Self::AllWith(alternatives) => alternatives,
+            Self::From(_, alternatives) => alternatives,
             Self::None | Self::Last | Self::All => &[],
         }
     }
@@ -198,7 +198,9 @@ impl Segment<'_> {
         let alternatives = self.logits.alternatives();
         let ends = alternatives.last().is_none_or(|(at, _)| *at <= self.tokens.len());
         if !ends || !alternatives.is_sorted_by_key(|(at, _)| *at) {
-            return Err(Error::Usage("alternatives are in order, none behind the end of its draft"));
+            return Err(Error::Usage(
+                "alternatives are in order, none behind the end of its draft",
+            ));
         }
         let vocab = model.info.vocab;
         let mut ids = self.tokens.iter().chain(alternatives.iter().map(|(_, id)| id));
@@ -240,7 +242,9 @@ impl Part {
     /// The first row of the part whose logits are wanted; they are wanted from there to its end.
     pub(crate) fn first_wanted(&self, segment: &Segment<'_>) -> usize {
         match segment.logits {
-            Wanted::All | Wanted::AllWith(_) => 0,
+            Wanted::All => 0,
+            Wanted::From(..) if self.alternative => 0,
+            Wanted::From(first, _) => first.saturating_sub(self.rows.start).min(self.rows()),
             Wanted::Last if self.rows.end == segment.tokens.len() => self.rows() - 1,
             Wanted::None | Wanted::Last => self.rows(),
         }

@@ -124,7 +124,7 @@ fn alternatives_agree_with_texts_of_their_own() {
     let whole = all_logits(&model, &ids);
     let places = [(2, 12), (ids.len(), 14)].map(|(at, id)| (at, TokenId(id)));
     let mut cache = model.new_cache(64).unwrap();
-    let logits = Wanted::AllWith(&places);
+    let logits = Wanted::From(0, &places);
     let both = step(&model, &mut [Segment { cache: &mut cache, tokens: &ids, logits }]);
     assert_eq!((cache.len(), both.rows()), (ids.len(), ids.len() + 2));
     for (row, (at, id)) in [(2, places[0]), (ids.len() + 1, places[1])] {

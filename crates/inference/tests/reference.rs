@@ -119,7 +119,7 @@ fn alternatives_see_the_text_before_them_and_nobody_sees_them() {
         model.forward(&mut [Segment { cache, tokens, logits }]).unwrap()
     };
     read(&mut cache, known, Wanted::None);
-    let both = read(&mut cache, new, Wanted::AllWith(&places));
+    let both = read(&mut cache, new, Wanted::From(0, &places));
     assert_eq!(cache.len(), ids.len());
     assert_eq!(both.rows(), new.len() + places.len());
     for (i, (at, id)) in places.into_iter().enumerate() {
@@ -131,6 +131,11 @@ fn alternatives_see_the_text_before_them_and_nobody_sees_them() {
         let before = places.iter().filter(|(at, _)| *at <= i).count();
         assert_eq!(both.row(i + before), whole.row(known.len() + i), "token {i}");
     }
+    // The same without the logits before the second new token.
+    cache.truncate(known.len());
+    let less = read(&mut cache, new, Wanted::From(2, &places));
+    assert_eq!(less.rows() + 2, both.rows());
+    assert_eq!((less.row(0), less.row(1)), (both.row(0), both.row(3)));
     let next = read(&mut cache, &[TokenId(21)], Wanted::Last);
     let text: Vec<TokenId> = ids.iter().copied().chain([TokenId(21)]).collect();
     assert_eq!(next.row(0), all_logits(&model, &text).row(ids.len()), "what is in the cache");
@@ -139,9 +144,9 @@ fn alternatives_see_the_text_before_them_and_nobody_sees_them() {
     let vocab = model.info().vocab as u32;
     for places in [&[(1, 5), (0, 5)][..], &[(2, 5)], &[(0, vocab)], &[(1, 5), (2, 5)]] {
         let places: Vec<_> = places.iter().map(|&(at, id)| (at, TokenId(id))).collect();
-        let (tokens, logits) = (&ids[..1], Wanted::AllWith(&places));
+        let (tokens, logits) = (&ids[..1], Wanted::From(0, &places));
         assert!(model.forward(&mut [Segment { cache: &mut cache, tokens, logits }]).is_err());
-        let (tokens, logits) = (&ids[..2], Wanted::AllWith(&[(2, TokenId(5))]));
+        let (tokens, logits) = (&ids[..2], Wanted::From(0, &[(2, TokenId(5))]));
         assert!(model.forward(&mut [Segment { cache: &mut cache, tokens, logits }]).is_err());
         assert!(cache.is_empty());
     }

@@ -40,6 +40,9 @@ pub enum DecodeError {
         /// The number.
         q: f32,
     },
+    /// Alternatives that are not each for another place of the draft, in order.
+    #[error("alternatives are for places of the draft, one each, in order")]
+    Alternatives,
     /// A probability that is not in [0, 1].
     #[error("a probability is {0}; it must be between 0 and 1")]
     Probability(f32),
@@ -98,6 +101,12 @@ pub fn decode_client(bytes: &[u8]) -> Result<ClientMessage, DecodeError> {
             if let Some(position) = m.q.iter().position(|q| !(*q > 0.0 && *q <= 1.0)) {
                 return Err(DecodeError::Scalar { position, q: m.q[position] });
             }
+            let places: Vec<usize> = m.alternatives.iter().map(|a| usize::from(a.at)).collect();
+            if !places.is_sorted_by(|a, b| a < b)
+                || places.last().is_some_and(|at| *at >= m.ids.len())
+            {
+                return Err(DecodeError::Alternatives);
+            }
         }
         ClientMessage::Stream(m) => {
             length("committed", m.committed.len(), 0, MAX_COMMITTED)?;
@@ -138,7 +147,12 @@ pub fn decode_server(bytes: &[u8]) -> Result<ServerMessage, DecodeError> {
                 return Err(DecodeError::Probability(p));
             }
         }
-        ServerMessage::Written(m) => length("the tokens", m.tokens.len(), 1, MAX_DRAFT + 1)?,
+        ServerMessage::Written(m) => {
+            length("the tokens", m.tokens.len(), 1, MAX_DRAFT + 1)?;
+            let most = usize::from(m.drafted).min(m.tokens.len());
+            length("accepted", usize::from(m.accepted), 0, most)?;
+            length("the alternatives", usize::from(m.alternatives), 0, usize::from(m.drafted))?;
+        }
         ServerMessage::Prefill(_) => {}
     }
     Ok(message)

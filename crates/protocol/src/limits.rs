@@ -3,7 +3,7 @@
 /// The WebSocket sub-protocol; its number changes when old and new cannot talk.
 pub const SUBPROTOCOL: &str = "tandem.v1";
 /// Counts changes of the messages, in `Hello` so that a mismatch can be explained.
-pub const PROTOCOL_VERSION: u16 = 2;
+pub const PROTOCOL_VERSION: u16 = 3;
 /// Tokens drafted in one round (γ) at most.
 pub const MAX_DRAFT: usize = 32;
 /// Drafts of one generation that wait for their verdict at most.

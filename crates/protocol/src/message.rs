@@ -1,7 +1,7 @@
 //! The messages. Ids are checked against the vocabulary by the receiver, which knows it.
 
 use serde::{Deserialize, Serialize};
-use tandem_speculation::{Correction, Sampling, TokenId};
+use tandem_speculation::{Alternative, Correction, Sampling, TokenId};
 
 /// Names a conversation's state on the edge (its KV cache) across connections. Chosen at random by
 /// the device; whoever knows it may continue the session, so it is never shown or logged.
@@ -95,6 +95,8 @@ pub struct Draft {
     pub ids: Vec<TokenId>,
     /// `q_i(x_i)` of each, in (0, 1]; exactly 1 says that `q_i` is a point mass.
     pub q: Vec<f32>,
+    /// Second tokens for some places of the draft, in order of the places.
+    pub alternatives: Vec<Alternative>,
     /// Verdicts of this generation, so far known to the device, that brought a token: whatever is
     /// not [`Correction::Continue`]. A draft with an older number than the edge's is void.
     pub branch: u32,
@@ -203,6 +205,9 @@ pub struct Verdict {
     pub accepted: u8,
     /// What follows them.
     pub correction: Correction,
+    /// The token behind that, if the rejected place had an alternative and the correction is it. Where
+    /// the edge does not know the correction, it is for the device to drop.
+    pub next: Option<TokenId>,
     /// Microseconds between the arrival of the draft and the start of its forward pass.
     pub queued_us: u32,
     /// Microseconds of the forward pass, the acceptance test and the choice of the answer.
@@ -218,10 +223,15 @@ pub struct Written {
     pub round: u32,
     /// Tokens before these.
     pub prefix_len: u32,
-    /// The new tokens, at least one: accepted drafts and the one after them.
+    /// The new tokens, at least one: accepted drafts, the one after them, and one more if that was an
+    /// alternative.
     pub tokens: Vec<TokenId>,
     /// How many the edge drafted.
     pub drafted: u8,
+    /// How many of those were accepted.
+    pub accepted: u8,
+    /// Second tokens that the edge looked at beside its draft.
+    pub alternatives: u8,
     /// Microseconds of the edge's drafting.
     pub draft_us: u32,
     /// As in [`Verdict`].

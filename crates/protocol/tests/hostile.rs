@@ -56,6 +56,7 @@ fn examples() -> Vec<Vec<u8>> {
         committed: ids(1),
         ids: ids(MAX_DRAFT as u32),
         q: vec![0.25; MAX_DRAFT],
+        alternatives: Vec::new(),
         branch: 1,
         open: true,
     };
@@ -75,6 +76,7 @@ fn examples() -> Vec<Vec<u8>> {
             prefix_len,
             accepted,
             correction,
+            next: None,
             queued_us,
             verify_us,
         }))

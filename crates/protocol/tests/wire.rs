@@ -12,7 +12,7 @@ use tandem_protocol::{
     Refused, ServerMessage, SessionId, Stream, Verdict, Welcome, Written, check_ids, decode_client,
     decode_server, encode_client, encode_server,
 };
-use tandem_speculation::{Correction, Sampling, TokenId};
+use tandem_speculation::{Alternative, Correction, Sampling, TokenId};
 
 fn ids(range: impl Into<proptest::collection::SizeRange>) -> impl Strategy<Value = Vec<TokenId>> {
     vec(any::<u32>().prop_map(TokenId), range)
@@ -34,6 +34,12 @@ fn sampling() -> impl Strategy<Value = Sampling> {
         .prop_filter("the sampling must be valid", |s| s.validate().is_ok())
 }
 
+/// Alternatives for some places of a draft.
+fn beside(drafted: &[(u32, f32)]) -> Vec<Alternative> {
+    let places = drafted.iter().enumerate().filter(|(_, d)| d.1 < 0.5);
+    places.map(|(at, d)| Alternative { at: at as u8, id: TokenId(d.0 ^ 1) }).collect()
+}
+
 fn draft() -> impl Strategy<Value = Draft> {
     (any::<[u32; 4]>(), ids(0..=1), vec((any::<u32>(), probability()), 0..=MAX_DRAFT)).prop_map(
         |([generation, round, prefix_len, branch], committed, drafted)| Draft {
@@ -44,6 +50,7 @@ fn draft() -> impl Strategy<Value = Draft> {
             open: branch % 2 == 0 && !drafted.is_empty(),
             ids: drafted.iter().map(|d| TokenId(d.0)).collect(),
             q: drafted.iter().map(|d| d.1).collect(),
+            alternatives: beside(&drafted),
             branch,
         },
     )
@@ -132,19 +139,22 @@ fn server() -> impl Strategy<Value = ServerMessage> {
                     prefix_len,
                     accepted,
                     correction,
+                    next: None,
                     queued_us,
                     verify_us,
                 })
             }
         ),
-        (any::<[u32; 6]>(), ids(1..=MAX_DRAFT + 1), any::<u8>()).prop_map(
+        (any::<[u32; 6]>(), ids(1..=MAX_DRAFT + 1), 0..=MAX_DRAFT as u8).prop_map(
             |([generation, round, prefix_len, draft_us, queued_us, verify_us], tokens, drafted)| {
                 ServerMessage::Written(Written {
                     generation,
                     round,
                     prefix_len,
+                    accepted: drafted.min(tokens.len() as u8),
                     tokens,
                     drafted,
+                    alternatives: drafted,
                     draft_us,
                     queued_us,
                     verify_us,
@@ -164,7 +174,8 @@ proptest! {
         prop_assert_eq!(decode_server(&encode_server(&to_device)).unwrap(), to_device);
     }
 
-    /// Ids of any vocabulary up to 2^21, counters up to 2^28: 8 bytes a drafted token and 32 more.
+    /// Ids of any vocabulary up to 2^21, counters up to 2^28: 8 bytes a drafted token, 4 an
+    /// alternative, and 32 more.
     #[test]
     fn a_draft_is_as_small_as_promised(
         counters: [u32; 3],
@@ -179,10 +190,12 @@ proptest! {
             committed,
             ids: drafted.iter().map(|d| TokenId(d.0)).collect(),
             q: drafted.iter().map(|d| d.1).collect(),
+            alternatives: beside(&drafted),
             branch: round,
             open: !drafted.is_empty(),
         });
-        prop_assert!(encode_client(&message).len() <= 8 * drafted.len() + 32);
+        let more = 4 * beside(&drafted).len();
+        prop_assert!(encode_client(&message).len() <= 8 * drafted.len() + more + 32);
     }
 
     #[test]
@@ -240,6 +253,8 @@ fn within_limits(message: &ClientMessage) -> Result<(), TestCaseError> {
         ClientMessage::Draft(m) => {
             prop_assert!(m.ids.len() <= MAX_DRAFT && m.q.len() == m.ids.len());
             prop_assert!(m.committed.len() <= MAX_COMMITTED);
+            prop_assert!(m.alternatives.is_sorted_by(|a, b| a.at < b.at));
+            prop_assert!(m.alternatives.iter().all(|a| usize::from(a.at) < m.ids.len()));
             prop_assert!(m.q.iter().all(|q| q.is_finite() && *q > 0.0 && *q <= 1.0));
         }
         ClientMessage::Open(m) => {
@@ -276,9 +291,21 @@ fn one_draft(q: Vec<f32>) -> ClientMessage {
         committed: vec![],
         ids,
         q,
+        alternatives: Vec::new(),
         branch: 0,
         open: false,
     })
+}
+
+#[test]
+fn an_alternative_needs_a_place_of_its_own() {
+    for places in [&[2][..], &[1, 0], &[1, 1], &[255]] {
+        let mut message = one_draft(vec![0.5, 0.5]);
+        let ClientMessage::Draft(draft) = &mut message else { unreachable!() };
+        draft.alternatives = places.iter().map(|&at| Alternative { at, id: TokenId(1) }).collect();
+        let error = decode_client(&encode_client(&message)).unwrap_err();
+        assert!(matches!(error, DecodeError::Alternatives), "{places:?}: {error}");
+    }
 }
 
 #[test]
@@ -300,6 +327,7 @@ fn impossible_probabilities_are_named() {
                 prefix_len: 1,
                 accepted: 0,
                 correction,
+                next: None,
                 queued_us: 0,
                 verify_us: 0,
             };
@@ -366,6 +394,7 @@ fn a_full_context_and_a_full_vector_fit_into_a_frame() {
         prefix_len: u32::MAX,
         accepted: MAX_DRAFT as u8,
         correction: Correction::Full(vec![1e-6; 1 << 19]),
+        next: None,
         queued_us: u32::MAX,
         verify_us: u32::MAX,
     };

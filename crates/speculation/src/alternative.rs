@@ -53,18 +53,26 @@ pub fn follow(
     row().map(|p| Some(p.sample(u)))
 }
 
-/// The most probable token by these logits beside `drafted`: the lowest id among equals. `None` if
-/// there is no other token with a finite logit.
+/// The two most probable tokens by these logits, the lower id first among equals.
 #[must_use]
-pub fn second_choice(logits: &[f32], drafted: TokenId) -> Option<TokenId> {
-    let mut best = None;
-    let mut most = f32::NEG_INFINITY;
+pub fn two_best(logits: &[f32]) -> [TokenId; 2] {
+    let mut best = [(0, f32::NEG_INFINITY); 2];
     for (id, &logit) in (0..).zip(logits) {
-        if logit > most && id != drafted.0 {
-            (best, most) = (Some(TokenId(id)), logit);
+        if logit > best[0].1 {
+            best = [(id, logit), best[0]];
+        } else if logit > best[1].1 {
+            best[1] = (id, logit);
         }
     }
-    best
+    best.map(|b| TokenId(b.0))
+}
+
+impl Alternative {
+    /// What stands beside the drafted token at a place: the best other token.
+    #[must_use]
+    pub fn beside(drafted: TokenId, at: usize, best: [TokenId; 2]) -> Self {
+        Self { at: at as u8, id: if best[0] == drafted { best[1] } else { best[0] } }
+    }
 }
 
 #[cfg(test)]
@@ -72,12 +80,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_second_choice_is_the_best_other_token() {
-        let logits = [1.0, 3.0, 2.0, 3.0];
-        let second = |drafted| second_choice(&logits, TokenId(drafted));
-        assert_eq!(second(1), Some(TokenId(3)));
-        assert_eq!(second(2), Some(TokenId(1)));
-        assert_eq!(second_choice(&[f32::NAN, 1.0], TokenId(1)), None);
+    fn the_best_other_token_stands_beside() {
+        let best = two_best(&[1.0, 3.0, f32::NAN, 2.0, 3.0]);
+        assert_eq!(best, [TokenId(1), TokenId(4)]);
+        let beside = |drafted| Alternative::beside(TokenId(drafted), 2, best);
+        assert_eq!(beside(1), Alternative { at: 2, id: TokenId(4) });
+        assert_eq!(beside(4), Alternative { at: 2, id: TokenId(1) });
+        assert_eq!(beside(3), Alternative { at: 2, id: TokenId(1) });
     }
 
     #[test]

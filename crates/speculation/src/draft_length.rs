@@ -204,15 +204,16 @@ impl DraftLength {
             .unwrap_or((1, f64::INFINITY))
     }
 
-    /// Records a finished round: `drafted` tokens of which `accepted` were accepted.
-    pub fn record(&mut self, drafted: usize, accepted: usize, times: RoundTimes) {
+    /// Records a finished round: `drafted` tokens of which `accepted` were accepted, verified with
+    /// `beside` further rows.
+    pub fn record(&mut self, drafted: usize, accepted: usize, beside: usize, times: RoundTimes) {
         if drafted == 0 {
             return;
         }
         self.record_acceptance(drafted, accepted);
         let weight = self.weight();
         self.draft_ms += weight * (times.draft_ms / drafted as f64 - self.draft_ms);
-        self.record_edge(drafted, times);
+        self.record_edge(drafted + beside, times);
         self.rounds += 1;
     }
 
@@ -225,11 +226,11 @@ impl DraftLength {
         self.successes = self.successes * keep + accepted as f64;
     }
 
-    /// Records what a round of `drafted` tokens says of the link and the edge alone.
-    pub(crate) fn record_edge(&mut self, drafted: usize, times: RoundTimes) {
+    /// Records what a round of `rows` drafted tokens and alternatives says of the link and the edge.
+    pub(crate) fn record_edge(&mut self, rows: usize, times: RoundTimes) {
         let link = (times.round_trip_ms - times.verify_ms).max(0.0);
         self.link_ms += self.weight() * (link - self.link_ms);
-        self.verify.add(drafted as f64, times.verify_ms.max(0.0));
+        self.verify.add(rows as f64, times.verify_ms.max(0.0));
     }
 
     fn weight(&self) -> f64 {
@@ -266,7 +267,7 @@ mod tests {
                 round_trip_ms: link + verify_ms,
                 verify_ms,
             };
-            d.record(gamma, accepted, times);
+            d.record(gamma, accepted, 0, times);
         }
         let cost = |g: usize| {
             let e = (1.0 - alpha.powi(g as i32 + 1)) / (1.0 - alpha);
@@ -298,7 +299,7 @@ mod tests {
                 let (n, verify_ms) = (f64::from(drafted), t_v + 2.0 * f64::from(drafted));
                 let round_trip_ms = 20.0 + verify_ms;
                 let times = RoundTimes { draft_ms: t_d * n, round_trip_ms, verify_ms };
-                d.record(drafted as usize, accepted, times);
+                d.record(drafted as usize, accepted, 0, times);
             }
             d.next_ahead()
         };
@@ -312,7 +313,7 @@ mod tests {
         for _ in 0..50 {
             assert!((1..=3).contains(&d.next()));
             let t = RoundTimes { draft_ms: 0.0, round_trip_ms: 0.0, verify_ms: 0.0 };
-            d.record(d.next(), d.next(), t);
+            d.record(d.next(), d.next(), 0, t);
         }
     }
 }

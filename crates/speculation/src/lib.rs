@@ -26,11 +26,11 @@ mod sampling;
 mod stop;
 mod verify;
 
-pub use alternative::{Alternative, alternative_at, follow, second_choice};
+pub use alternative::{Alternative, alternative_at, follow, two_best};
 pub use distribution::{Distribution, DistributionError};
 pub use draft_length::{DraftLength, RoundTimes};
 pub use lookup::{Lookup, lookup};
-pub use planner::{Change, MAX_CHOSEN, Planner, Source, Way};
+pub use planner::{Change, MAX_CHOSEN, Modelled, Planner, Source, Way};
 pub use random::{Purpose, Randomness};
 pub use reference::{dsd_verify, greedy_verify, gumbel_draw, gumbel_verify};
 pub use resolve::{Resolution, ResolveError, Resolver};

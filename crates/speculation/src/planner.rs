@@ -33,8 +33,8 @@ const WAYS: [Way; 4] = [Way::Stream, Way::Turns, Way::Ahead, Way::Colocated];
 /// Where a draft came from.
 #[derive(Clone, Copy, Debug)]
 pub enum Source<'a> {
-    /// The drafter's model, with its confidence at each token.
-    Model(&'a [f32]),
+    /// The drafter's model.
+    Model(Modelled<'a>),
     /// Prompt look-up.
     Lookup {
         /// See [`Lookup::matched`].
@@ -42,6 +42,25 @@ pub enum Source<'a> {
         /// Tokens of the draft.
         drafted: usize,
     },
+}
+
+impl<'a> Source<'a> {
+    /// A draft of the drafter's model without alternatives.
+    #[must_use]
+    pub fn model(confidences: &'a [f32]) -> Self {
+        Self::Model(Modelled { confidences, ..Modelled::default() })
+    }
+}
+
+/// A draft of the drafter's model.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Modelled<'a> {
+    /// How sure the drafter was at each token.
+    pub confidences: &'a [f32],
+    /// Alternatives that came with it.
+    pub alternatives: usize,
+    /// Whether the alternative at the rejected place was right, if there was one.
+    pub followed: Option<bool>,
 }
 
 /// A change of the way, with the expected milliseconds a token that led to it.
@@ -106,6 +125,8 @@ pub struct Planner {
     calibration: Calibration,
     /// Weighted trials and acceptances of looked-up tokens, by how many tokens before them matched.
     lookups: [(f64, f64); LOOKUP_PRIOR.len()],
+    /// The same of alternatives at rejected places, and how many were right.
+    alternatives: (f64, f64),
     max: usize,
     /// Milliseconds of a plain token, and when that was measured.
     plain: Option<(f64, u64)>,
@@ -163,6 +184,10 @@ const LOOKUP_PRIOR: [f64; 9] = [0.1, 0.1, 0.1, 0.45, 0.55, 0.65, 0.7, 0.75, 0.85
 /// How many trials that is worth, and how much of their weight the next one leaves.
 const LOOKUP_TRIALS: f64 = 4.0;
 const LOOKUP_MEMORY: f64 = 0.98;
+/// How many alternatives are right at first, how many trials that is worth, and their memory.
+const ALTERNATIVE_PRIOR: f64 = 0.45;
+const ALTERNATIVE_TRIALS: f64 = 8.0;
+const ALTERNATIVE_MEMORY: f64 = 0.99;
 /// Rounds of a fixed length, from which costs are learnt, before drafts follow confidence.
 const FIRST_ROUNDS: u32 = 4;
 
@@ -183,6 +208,7 @@ impl Planner {
             ahead: seen,
             calibration: Calibration::default(),
             lookups: LOOKUP_PRIOR.map(|p| (LOOKUP_TRIALS, LOOKUP_TRIALS * p)),
+            alternatives: (ALTERNATIVE_TRIALS, ALTERNATIVE_TRIALS * ALTERNATIVE_PRIOR),
             max,
             plain: None,
             offers_colocated: false,
@@ -242,6 +268,19 @@ impl Planner {
             (draft + length.row()) / (acceptance * length.best_in_turns().1).max(1e-9)
         };
         DraftStop::unlikely(least, self.max, self.calibration.clone())
+            .with_alternatives(self.needed(way))
+    }
+
+    /// The chance with which an alternative must be needed: it costs a row, and where it is needed it
+    /// brings a token as often as alternatives are right.
+    #[must_use]
+    pub fn needed(&self, way: Way) -> f64 {
+        let length = if way == Way::Ahead { &self.ahead.length } else { &self.turns.length };
+        if length.rounds() < FIRST_ROUNDS {
+            return 1.0;
+        }
+        let (trials, right) = self.alternatives;
+        length.row() * trials / (right * self.expected(way)).max(1e-9)
     }
 
     /// A draft by look-up of at most `most` tokens, where a token by it should cost less than by the
@@ -263,6 +302,13 @@ impl Planner {
             (1..=found.ids.len()).map(|g| (g, cost(g))).min_by(|a, b| a.1.total_cmp(&b.1))?;
         found.ids.truncate(gamma);
         (ms < self.expected(way)).then_some(found)
+    }
+
+    /// The rule, beside the time, for a draft behind one that is on its way.
+    #[must_use]
+    pub fn stop_behind(&self) -> DraftStop {
+        DraftStop::unlikely(0.0, self.max, self.calibration.clone())
+            .with_alternatives(self.needed(Way::Ahead))
     }
 
     /// How long after one draft the next one behind it should leave, in milliseconds: when the edge
@@ -296,11 +342,16 @@ impl Planner {
         let seen = if way == Way::Ahead { &mut self.ahead } else { &mut self.turns };
         seen.at = self.tokens;
         let drafted = match source {
-            Source::Model(confidences) => {
+            Source::Model(Modelled { confidences, alternatives, followed }) => {
+                if let Some(right) = followed {
+                    let (trials, sum) = &mut self.alternatives;
+                    *trials = *trials * ALTERNATIVE_MEMORY + 1.0;
+                    *sum = *sum * ALTERNATIVE_MEMORY + f64::from(u8::from(right));
+                }
                 for (i, confidence) in confidences.iter().enumerate().take(accepted + 1) {
                     self.calibration.record(*confidence, i < accepted);
                 }
-                seen.length.record(confidences.len(), accepted, times);
+                seen.length.record(confidences.len(), accepted, alternatives, times);
                 confidences.len()
             }
             Source::Lookup { matched, drafted } => {
@@ -317,8 +368,10 @@ impl Planner {
         let length = &seen.length;
         let expected = match source {
             Source::Lookup { .. } => length.round(drafted) - length.draft() * drafted as f64,
-            Source::Model(_) if behind => length.round_behind(drafted),
-            Source::Model(_) => length.round(drafted),
+            Source::Model(m) => {
+                let beside = length.row() * m.alternatives as f64;
+                beside + if behind { length.round_behind(drafted) } else { length.round(drafted) }
+            }
         };
         let best = if way == Way::Ahead { length.best_ahead() } else { length.best_in_turns() };
         if let Some(ms) = wall_ms.filter(|_| drafted > 0) {
@@ -349,11 +402,17 @@ impl Planner {
         }
     }
 
-    /// Records a round of the edge alone that drafted `drafted` tokens itself and gave `tokens`.
-    pub fn written(&mut self, drafted: usize, tokens: usize, wall_ms: Option<f64>) {
+    /// Records a round of the edge alone that drafted `drafted` tokens itself, of which `accepted` were
+    /// accepted, and gave `tokens`.
+    pub fn written(
+        &mut self,
+        drafted: usize,
+        accepted: usize,
+        tokens: usize,
+        wall_ms: Option<f64>,
+    ) {
         self.tokens += tokens as u64;
         // Its drafter may be another one than the device's, but the text is as easy or as hard.
-        let accepted = tokens.saturating_sub(1).min(drafted);
         for seen in [&mut self.turns, &mut self.ahead] {
             seen.length.record_acceptance(drafted, accepted);
         }
@@ -530,7 +589,7 @@ mod tests {
                     let (ms, new) = (draft_ms + round_trip_ms, accepted + 1);
                     planner.drafted(
                         Way::Turns,
-                        Source::Model(&confidences),
+                        Source::model(&confidences),
                         accepted,
                         times,
                         new,
@@ -543,7 +602,7 @@ mod tests {
                     let (confidences, accepted) = self.draft(DraftStop::fixed(4), random, at);
                     let gamma = confidences.len() as f64;
                     let ms = (self.draft / 2.0 * gamma + (self.verify)(gamma)) * jitter;
-                    planner.written(confidences.len(), accepted + 1, Some(ms));
+                    planner.written(confidences.len(), accepted, accepted + 1, Some(ms));
                     (accepted as f64 + 1.0, ms)
                 }
             }
@@ -581,7 +640,7 @@ mod tests {
                     RoundTimes { draft_ms, round_trip_ms: self.link + verify_ms, verify_ms };
                 planner.drafted(
                     Way::Ahead,
-                    Source::Model(&confidences),
+                    Source::model(&confidences),
                     accepted,
                     times,
                     new,
@@ -702,7 +761,7 @@ mod tests {
                 let ms = Some(200.0);
                 planner.drafted(
                     Way::Turns,
-                    Source::Model(&[0.8; 4]),
+                    Source::model(&[0.8; 4]),
                     accepted,
                     times,
                     accepted + 1,

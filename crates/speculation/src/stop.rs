@@ -54,6 +54,8 @@ pub struct DraftStop {
     most: usize,
     /// The draft ends when the chance that all of it is accepted is not above this.
     least: f64,
+    /// An alternative is sent where it is needed with a chance above this.
+    needed: f64,
     reach: f64,
     calibration: Calibration,
 }
@@ -62,20 +64,34 @@ impl DraftStop {
     /// A draft of `gamma` tokens.
     #[must_use]
     pub fn fixed(gamma: usize) -> Self {
-        Self { most: gamma, least: 0.0, reach: 1.0, calibration: Calibration::default() }
+        Self::unlikely(0.0, gamma, Calibration::default())
     }
 
     /// A draft that ends when all of it is accepted with a chance of at most `least`, at latest
     /// after `most` tokens.
     #[must_use]
     pub fn unlikely(least: f64, most: usize, calibration: Calibration) -> Self {
-        Self { most, least, reach: 1.0, calibration }
+        Self { most, least, needed: 1.0, reach: 1.0, calibration }
     }
 
     /// The same with at most `most` tokens.
     #[must_use]
     pub fn at_most(self, most: usize) -> Self {
         Self { most: self.most.min(most), ..self }
+    }
+
+    /// The same with an [`Alternative`](crate::Alternative) at each place that is reached and then
+    /// rejected with a chance above `needed`.
+    #[must_use]
+    pub fn with_alternatives(self, needed: f64) -> Self {
+        Self { needed, ..self }
+    }
+
+    /// Whether the token that was drawn with this confidence needs an alternative. To be asked before
+    /// [`Self::goes_on`].
+    #[must_use]
+    pub fn wants_alternative(&self, confidence: f32) -> bool {
+        self.reach * (1.0 - self.calibration.acceptance(confidence)) > self.needed
     }
 
     /// Tokens of the draft at most.
@@ -111,8 +127,20 @@ mod tests {
     }
 
     #[test]
+    fn only_an_unsure_token_that_is_reached_gets_an_alternative() {
+        let mut stop = DraftStop::unlikely(0.0, 16, Calibration::default()).with_alternatives(0.3);
+        assert!(!stop.wants_alternative(0.999));
+        assert!(stop.wants_alternative(0.4));
+        while stop.reach > 0.3 {
+            assert!(stop.goes_on(0.4));
+        }
+        assert!(!stop.wants_alternative(0.4));
+    }
+
+    #[test]
     fn a_fixed_one_never_stops() {
         let mut stop = DraftStop::fixed(4);
+        assert!(!stop.wants_alternative(0.01));
         assert!((0..100).all(|_| stop.goes_on(0.01)));
     }
 

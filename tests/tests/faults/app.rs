@@ -264,7 +264,7 @@ fn prefer_colocated(link: &Link) {
     let mut planner = link.planner().lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let times = RoundTimes { draft_ms: 400.0, round_trip_ms: 400.0, verify_ms: 200.0 };
     for _ in 0..8 {
-        planner.drafted(Way::Turns, Source::Model(&[0.5; 2]), 0, times, 1, Some(900.0));
+        planner.drafted(Way::Turns, Source::model(&[0.5; 2]), 0, times, 1, Some(900.0));
         planner.streamed(Some(200.0));
     }
     planner.offer_colocated(true);

@@ -273,8 +273,8 @@ fn prefer(link: &Link, fast: Way) {
             let times = RoundTimes { draft_ms: ms, round_trip_ms: 2.0 * ms, verify_ms: ms };
             match way {
                 Way::Stream => planner.streamed(Some(ms)),
-                Way::Colocated => planner.written(3, 4, Some(ms)),
-                way => planner.drafted(way, Source::Model(&[0.9; 3]), 3, times, 4, Some(ms)),
+                Way::Colocated => planner.written(3, 3, 4, Some(ms)),
+                way => planner.drafted(way, Source::model(&[0.9; 3]), 3, times, 4, Some(ms)),
             }
         }
     }
@@ -292,7 +292,7 @@ fn lie(link: &Link, turn: usize, now: &str) {
             let times = RoundTimes { draft_ms: ms, round_trip_ms: 2.0 * ms, verify_ms: ms };
             match way {
                 Way::Stream => planner.streamed(Some(ms)),
-                way => planner.drafted(way, Source::Model(&[0.9; 3]), 3, times, 4, Some(ms)),
+                way => planner.drafted(way, Source::model(&[0.9; 3]), 3, times, 4, Some(ms)),
             }
         }
     }

@@ -66,6 +66,7 @@ pub fn draft(
         committed: committed.iter().copied().map(TokenId).collect(),
         ids: ids.iter().copied().map(TokenId).collect(),
         q: q.to_vec(),
+        alternatives: Vec::new(),
         branch: round,
         open: false,
     })

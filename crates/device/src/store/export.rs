@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use std::io::{BufWriter, Write};
 
 /// Columns of an export, in order; the first [`TEXTS`] are text.
-const COLUMNS: [&str; 24] = [
+const COLUMNS: [&str; 26] = [
     "edge",
     "verifier",
     "drafter",
@@ -26,6 +26,8 @@ const COLUMNS: [&str; 24] = [
     "drafted",
     "accepted",
     "ignored",
+    "alternatives",
+    "followed",
     "draft_ms",
     "rtt_ms",
     "queue_ms",

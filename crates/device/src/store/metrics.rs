@@ -228,6 +228,7 @@ const WIDTHS: &[i64] = &[
 ];
 /// Of `rounds`, aggregated: what is summed for each kind of round.
 const SUMS: &str = "count(*) AS n, sum(r.outcome = 'continue') AS went_on, \
+    sum(r.followed) AS followed, \
     total(r.draft_ms) AS draft, total(r.rtt_ms) AS rtt, \
     total(r.queue_ms) AS queue, total(CASE WHEN r.round = 0 THEN r.queue_ms END) AS prompt, \
     total(r.verify_ms) AS verify, total(r.residual_ms) AS residual, \
@@ -243,6 +244,8 @@ struct Group {
     rounds: u64,
     /// Those that went on: without a token beyond the accepted ones.
     went_on: u64,
+    /// Those with a token more, behind an alternative.
+    followed: u64,
     draft: f64,
     rtt: f64,
     queue: f64,
@@ -415,7 +418,7 @@ impl Store {
             let kind = kinds.entry((g.mode.clone(), Some(g.gamma)));
             let kind = kind.or_insert_with(|| empty(&g.mode, Some(g.gamma)));
             kind.rounds += g.rounds;
-            kind.tokens += g.rounds * (g.accepted + 1) - g.went_on;
+            kind.tokens += g.rounds * (g.accepted + 1) + g.followed - g.went_on;
             kind.tested += g.rounds * g.tested;
             kind.accepted += g.rounds * g.accepted;
             kind.bytes += g.uplink + g.downlink;
@@ -515,6 +518,7 @@ fn group(row: &SqliteRow) -> Result<Group, StoreError> {
         tested: drafted.saturating_sub(ignored),
         rounds: count(row, "n")?,
         went_on: count(row, "went_on")?,
+        followed: count(row, "followed")?,
         draft: row.try_get("draft")?,
         rtt: row.try_get("rtt")?,
         queue: row.try_get("queue")?,
@@ -533,14 +537,15 @@ const LONGEST: usize = tandem_protocol::MAX_DRAFT;
 /// Everything that follows from the groups alone.
 fn fold(groups: &[Group]) -> Metrics {
     let mut metrics = Metrics::default();
-    let (mut positions, mut tokens) = (vec![(0, 0); LONGEST], vec![0; LONGEST + 2]);
+    let (mut positions, mut tokens) = (vec![(0, 0); LONGEST], vec![0; LONGEST + 3]);
     let mut times: BTreeMap<&str, Time> = BTreeMap::new();
     for g in groups {
         let place = |n: u64| usize::try_from(n).unwrap_or(LONGEST).min(LONGEST);
         positions[..place(g.tested)].iter_mut().for_each(|p| p.0 += g.rounds);
         positions[..place(g.accepted)].iter_mut().for_each(|p| p.1 += g.rounds);
         if g.mode == "dssd" {
-            tokens[place(g.accepted) + 1] += g.rounds - g.went_on;
+            tokens[place(g.accepted) + 1] += g.rounds - g.went_on - g.followed;
+            tokens[place(g.accepted) + 2] += g.followed;
             tokens[place(g.accepted)] += g.went_on;
             metrics.bytes.add(g);
         }

@@ -44,8 +44,8 @@ impl Store {
         sqlx::query(
             "INSERT INTO rounds (message, round, mode, scheme, gamma, drafted, accepted, ignored,
                  outcome, draft_ms, rtt_ms, queue_ms, verify_ms, residual_ms, uplink_bytes,
-                 downlink_bytes, started_at, pair, decision)
-             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                 downlink_bytes, started_at, pair, decision, alternatives, followed)
+             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         )
         .bind(message)
         .bind(r.round)
@@ -66,6 +66,8 @@ impl Store {
         .bind(r.started_at)
         .bind(pair)
         .bind(r.decision.as_deref())
+        .bind(r.alternatives)
+        .bind(r.followed)
         .execute(&mut *transaction)
         .await?;
         insert_tokens(&mut transaction, message, r.round, &r.tokens, &r.pieces).await?;

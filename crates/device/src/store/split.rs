@@ -5,6 +5,7 @@ use super::{Store, StoreError};
 use serde::Serialize;
 use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
+use std::cmp::Ordering;
 use tandem_speculation::TokenId;
 
 /// Where a token came from.
@@ -48,6 +49,8 @@ pub struct SplitRound {
     pub drafted: u32,
     pub accepted: u32,
     pub ignored: u32,
+    pub alternatives: u32,
+    pub followed: u32,
     pub outcome: String,
     pub draft_ms: f64,
     pub rtt_ms: f64,
@@ -121,7 +124,8 @@ impl Store {
 fn split_ms(rounds: &[SplitRound]) -> Option<f64> {
     let rounds = rounds.iter().filter(|r| r.mode == "dssd" && r.round > 0);
     let (ms, tokens) = rounds.fold((0.0, 0.0), |(ms, tokens), r| {
-        (ms + r.draft_ms + r.rtt_ms + r.residual_ms, tokens + f64::from(r.accepted) + 1.0)
+        let new = r.accepted + r.followed + u32::from(r.outcome != "continue");
+        (ms + r.draft_ms + r.rtt_ms + r.residual_ms, tokens + f64::from(new))
     });
     (tokens > 0.0).then(|| ms / tokens)
 }
@@ -133,7 +137,7 @@ fn round(row: &SqliteRow) -> Result<SplitRound, StoreError> {
     let token = |((i, id), text): ((u32, TokenId), String)| SplitToken {
         id: id.0,
         text,
-        origin: origin(&mode, i < accepted, &outcome),
+        origin: origin(&mode, i.cmp(&accepted), &outcome),
     };
     Ok(SplitRound {
         tokens: (0..).zip(ids).zip(pieces).map(token).collect(),
@@ -142,6 +146,8 @@ fn round(row: &SqliteRow) -> Result<SplitRound, StoreError> {
         drafted: row.try_get("drafted")?,
         accepted,
         ignored: row.try_get("ignored")?,
+        alternatives: row.try_get("alternatives")?,
+        followed: row.try_get("followed")?,
         draft_ms: row.try_get("draft_ms")?,
         rtt_ms: row.try_get("rtt_ms")?,
         queue_ms: row.try_get("queue_ms")?,
@@ -155,11 +161,14 @@ fn round(row: &SqliteRow) -> Result<SplitRound, StoreError> {
     })
 }
 
-fn origin(mode: &str, accepted: bool, outcome: &str) -> Origin {
+/// Of the token that stands where `place` is among the accepted ones and what follows them.
+fn origin(mode: &str, place: Ordering, outcome: &str) -> Origin {
     match (mode, outcome) {
         ("device", _) => Origin::Device,
         ("edge", _) => Origin::Edge,
-        _ if accepted => Origin::Accepted,
+        _ if place.is_lt() => Origin::Accepted,
+        // After an alternative that was right.
+        _ if place.is_gt() => Origin::Bonus,
         (_, "bonus") => Origin::Bonus,
         (_, "token") => Origin::Token,
         _ => Origin::Residual,

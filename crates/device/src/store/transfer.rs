@@ -114,6 +114,10 @@ pub(super) struct SavedRound {
     drafted: u32,
     accepted: u32,
     ignored: u32,
+    #[serde(default)]
+    alternatives: u32,
+    #[serde(default)]
+    followed: u32,
     outcome: String,
     draft_ms: f64,
     rtt_ms: f64,
@@ -247,7 +251,9 @@ impl SavedRound {
             && self.drafted <= 1024
             && self.gamma <= 1024
             && self.ids.len() == self.pieces.len()
-            && self.ids.len() <= self.accepted as usize + 1
+            && self.alternatives <= self.drafted
+            && self.followed <= self.alternatives.min(1)
+            && self.ids.len() <= (self.accepted + 1 + self.followed) as usize
             && [self.draft_ms, self.rtt_ms, self.queue_ms, self.verify_ms, self.residual_ms]
                 .into_iter()
                 .all(time)
@@ -350,6 +356,8 @@ fn saved_round(row: &SqliteRow) -> Result<SavedRound, StoreError> {
         drafted: row.try_get("drafted")?,
         accepted: row.try_get("accepted")?,
         ignored: row.try_get("ignored")?,
+        alternatives: row.try_get("alternatives")?,
+        followed: row.try_get("followed")?,
         outcome: row.try_get("outcome")?,
         draft_ms: row.try_get("draft_ms")?,
         rtt_ms: row.try_get("rtt_ms")?,
@@ -449,8 +457,8 @@ async fn insert_round(
     sqlx::query(
         "INSERT INTO rounds (message, round, mode, scheme, gamma, drafted, accepted, ignored,
              outcome, draft_ms, rtt_ms, queue_ms, verify_ms, residual_ms, uplink_bytes,
-             downlink_bytes, started_at)
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+             downlink_bytes, started_at, alternatives, followed)
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
     )
     .bind(message)
     .bind(r.round)
@@ -469,6 +477,8 @@ async fn insert_round(
     .bind(r.uplink_bytes)
     .bind(r.downlink_bytes)
     .bind(r.started_at)
+    .bind(r.alternatives)
+    .bind(r.followed)
     .execute(&mut **transaction)
     .await?;
     if !r.ids.is_empty() {

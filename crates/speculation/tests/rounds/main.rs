@@ -23,7 +23,7 @@ const WARM: Sampling = Sampling { temperature: 0.7, ..Sampling::GREEDY };
 const NARROW: Sampling = Sampling { top_k: 4, top_p: 0.9, ..WARM };
 
 /// Every way to finish a round, with models that lead to it.
-fn cases() -> [(&'static str, Scheme, Pair); 10] {
+fn cases() -> [(&'static str, Scheme, Pair); 13] {
     let pair = |verifier, drafter| Pair::new(VOCAB, 1.5, verifier, drafter);
     [
         ("token", Scheme::Split, pair(WARM, Sampling::GREEDY)),
@@ -34,6 +34,9 @@ fn cases() -> [(&'static str, Scheme, Pair); 10] {
         ("greedy", Scheme::Greedy, pair(WARM, WARM)),
         ("Gumbel", Scheme::Gumbel, pair(WARM, WARM)),
         ("mixed", Scheme::Mixed, pair(WARM, WARM)),
+        ("beside, token", Scheme::Beside, pair(Sampling { top_k: 1, ..WARM }, WARM)),
+        ("beside, sparse", Scheme::Beside, pair(NARROW, NARROW)),
+        ("beside, sampled", Scheme::Beside, pair(WARM, WARM)),
         ("open, sparse", Scheme::Open, pair(NARROW, NARROW)),
         ("open, sampled", Scheme::Open, pair(WARM, WARM)),
     ]
@@ -64,14 +67,16 @@ fn texts_are_distributed_as_the_verifier_alone_would_have_them() {
             println!("{name:8} γ {gamma}: {z:6.2}  {tally:?}");
             assert!(z < AGREES, "{name}, γ {gamma}: {z}");
             let finished = match name {
-                "sparse" | "open, sparse" => tally.sparse,
-                "sampled" | "open, sampled" => tally.sampled,
+                "sparse" | "open, sparse" | "beside, sparse" => tally.sparse,
+                "sampled" | "open, sampled" | "beside, sampled" => tally.sampled,
                 "mixed" => tally.sampled.min(tally.token).min(tally.bonus),
                 "full" => tally.full,
                 _ => tally.token,
             };
             assert_eq!(gamma > 0, finished > 1000, "{name} was not tried: {tally:?}");
-            let opens = matches!(scheme, Scheme::Open | Scheme::Mixed) && gamma > 0;
+            let opens =
+                matches!(scheme, Scheme::Open | Scheme::Mixed | Scheme::Beside) && gamma > 0;
+            assert_eq!(scheme == Scheme::Beside && gamma > 0, tally.followed > 1000, "{tally:?}");
             assert_eq!(opens, tally.open > 1000, "{tally:?}");
         }
     }
@@ -101,6 +106,9 @@ fn wrong_rounds_are_noticed() {
             FirstSample,
             PicksDrafts,
             LookupWithQ,
+            FollowsAnyway,
+            FollowsDraft,
+            PicksWhatFollows,
         ] {
             // No q is sent where the edge compares, and only two forms have samples. Drafts without
             // choice cannot be picked, and comparing is exact for any drafts.
@@ -109,6 +117,8 @@ fn wrong_rounds_are_noticed() {
                 || (fault == PicksDrafts && (compares || name == "token"))
                 || (fault == FirstSample && !name.contains("sampled"))
                 || (fault == LookupWithQ && name != "mixed")
+                || (matches!(fault, FollowsAnyway | FollowsDraft | PicksWhatFollows)
+                    && scheme != Scheme::Beside)
             {
                 continue;
             }

@@ -2,9 +2,9 @@
 //! statistical test must notice.
 
 use tandem_speculation::{
-    Correction, Distribution, Outcome, Purpose, Randomness, Resolution, Resolver, Sampling,
-    TokenId, Verdict, accepts, dsd_verify, greedy_verify, gumbel_draw, gumbel_verify, more,
-    process, verify,
+    Alternative, Correction, Distribution, Outcome, Purpose, Randomness, Resolution, Resolver,
+    Sampling, TokenId, Verdict, accepts, alternative_at, dsd_verify, follow, greedy_verify,
+    gumbel_draw, gumbel_verify, more, process, two_best, verify,
 };
 
 /// Two first-order Markov models over one vocabulary: row `t` is what follows token `t`.
@@ -78,6 +78,8 @@ pub enum Scheme {
     /// What the device really does: plain steps, drafts in turns and open ones, by the drafter and
     /// by look-up, as the past suggests.
     Mixed,
+    /// DSSD, open and not, with alternatives beside unsure tokens.
+    Beside,
 }
 
 /// What is wrong with a round.
@@ -102,6 +104,12 @@ pub enum Fault {
     FirstSample,
     /// A drafted token that its own model finds unlikely is thrown away and drawn again later.
     PicksDrafts,
+    /// What follows an alternative is taken whatever the correction is.
+    FollowsAnyway,
+    /// It is drawn as if the drafted token were in its place.
+    FollowsDraft,
+    /// It is taken only where it is likely.
+    PicksWhatFollows,
     /// A looked-up draft is sent with the drafter's probability instead of 1.
     LookupWithQ,
 }
@@ -116,6 +124,7 @@ pub struct Tally {
     pub sampled: u64,
     pub full: u64,
     pub open: u64,
+    pub followed: u64,
 }
 
 impl Tally {
@@ -149,14 +158,17 @@ pub fn generate(
         let position = text.len() as u32;
         let mut rows = vec![text[text.len() - 1].index()];
         // The past decides: the text and how many drafts were accepted.
+        let beside = scheme == Scheme::Beside;
         let step = if scheme == Scheme::Mixed { (rows[0] + before) % 4 } else { 4 };
         let scheme = match step {
             0 | 1 | 3 => Scheme::Split,
             2 => Scheme::Open,
+            _ if beside && (rows[0] + before) % 2 == 0 => Scheme::Open,
             _ => scheme,
         };
         let gamma = if step == 0 { 0 } else { gamma };
         let looked_up = step == 3;
+        let mut alternatives = Vec::new();
         for i in 0..gamma {
             if looked_up {
                 rows.push((rows[i] + 2) % pair.vocab());
@@ -174,6 +186,11 @@ pub fn generate(
                 break;
             }
             rows.push(x.index());
+            if beside && q.probability(x) < 0.6 {
+                let logits: Vec<f32> =
+                    (0..pair.vocab() as u32).map(|id| q.probability(TokenId(id))).collect();
+                alternatives.push(Alternative::beside(x, i, two_best(&logits)));
+            }
             // A draft may end after a token that is unlikely, as long as the token is sent.
             if scheme == Scheme::Open && q.probability(x) < 0.4 {
                 break;
@@ -206,6 +223,7 @@ pub fn generate(
         branch += 1;
         let at = position + accepted as u32;
         let u = random.uniform(Purpose::Residual, at, 999);
+        let correction = verdict.correction.clone();
         let (next, outcome) = match (fault, verdict.correction) {
             (Fault::ResidualSign, c) if rejected => (q.sample_residual(p, u), c.outcome()),
             (Fault::NoResidual, c) if rejected => (p.sample(u), c.outcome()),
@@ -215,6 +233,27 @@ pub fn generate(
         tally.count(outcome);
         text.extend(&ids[..accepted]);
         text.push(next);
+        let Some(other) = alternative_at(&alternatives, accepted).filter(|_| rejected) else {
+            continue;
+        };
+        let behind = match fault {
+            Fault::FollowsDraft => &pair.p[ids[accepted].index()],
+            _ => &pair.p[other.index()],
+        };
+        let following = follow(&correction, other, || Ok(behind.clone()), &random, at).unwrap();
+        let right = next == other;
+        assert!(!right || following.is_some(), "the edge leaves nothing out");
+        let taken = match fault {
+            Fault::FollowsAnyway => true,
+            Fault::PicksWhatFollows => {
+                right && following.is_some_and(|z| behind.probability(z) > 0.3)
+            }
+            _ => right,
+        };
+        if let Some(z) = following.filter(|_| taken) {
+            tally.followed += 1;
+            text.push(z);
+        }
     }
     text.remove(0);
     text
@@ -265,7 +304,7 @@ fn answer(
         }
         Scheme::Greedy => greedy_verify(ids, &p, random, position),
         Scheme::Gumbel => gumbel_verify(ids, &p, random, position),
-        Scheme::Split | Scheme::SplitFull | Scheme::Open | Scheme::Mixed => {
+        Scheme::Split | Scheme::SplitFull | Scheme::Open | Scheme::Mixed | Scheme::Beside => {
             let open = scheme == Scheme::Open && gamma > 0;
             let mut v = verify(ids, &scalars, open, |i| Ok(p[i].clone()), random, position)
                 .expect("scalars are in range");
