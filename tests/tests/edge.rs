@@ -6,7 +6,7 @@ mod raw;
 use raw::{Raw, draft, greeting, open, refusal, serve, stream};
 use std::time::Duration;
 use tandem_protocol::{ClientMessage, ErrorCode, MAX_DRAFT, More, ServerMessage, encode_client};
-use tandem_speculation::{Correction, Sampling, TokenId};
+use tandem_speculation::{Alternative, Correction, Sampling, TokenId};
 use tandem_tests::{OTHER, config, model};
 
 const LOOPBACK: ([u8; 4], u16) = ([127, 0, 0, 1], 0);
@@ -56,6 +56,76 @@ async fn devices_that_do_not_fit_are_told_why() {
     assert!(matches!(raw.next().await, ServerMessage::Refused(r) if r.code == ErrorCode::State));
 
     Raw::connect(at, Some("right"), greeting(&verifier)).await;
+    edge.stop().await;
+}
+
+/// A second token that is right brings what follows it, and the text stays the model's own.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_alternative_that_is_right_brings_a_token() {
+    let verifier = model(OTHER);
+    let edge = serve(&verifier, config(LOOPBACK.into())).await;
+    let prompt = raw::prompt(&verifier, "Tell me a long story about a lighthouse.");
+    let n = prompt.len();
+    let mut raw = Raw::connect(edge.address(), None, greeting(&verifier)).await;
+    raw.send(&open(1, 1, prompt.clone(), Sampling::GREEDY)).await;
+    raw.send(&stream(1, 0, n, 12)).await;
+    let own: Vec<u32> = raw.tokens(12).await.into_iter().map(|t| t.0).collect();
+    let wrong = own.iter().max().expect("tokens") + 1;
+    let beside = |mut message: ClientMessage, alternatives: &[(u8, u32)], goes_on| {
+        let ClientMessage::Draft(draft) = &mut message else { unreachable!() };
+        draft.alternatives =
+            alternatives.iter().map(|&(at, id)| Alternative { at, id: TokenId(id) }).collect();
+        draft.open = goes_on;
+        message
+    };
+    raw.send(&open(2, 2, prompt.clone(), Sampling::GREEDY)).await;
+    let ones = [1.0; 3];
+    // The second of three is wrong and its alternative right; so is the last of an open draft.
+    let ids = [own[0], wrong, own[2]];
+    raw.send(&beside(draft(2, 0, n, &[], &ids, &ones), &[(0, wrong), (1, own[1])], false)).await;
+    let verdict = raw.verdict().await;
+    assert_eq!(verdict.accepted, 1);
+    assert_eq!(verdict.correction, Correction::Token(TokenId(own[1])));
+    assert_eq!(verdict.next, Some(TokenId(own[2])));
+    let ids = [own[3], own[4], wrong];
+    raw.send(&beside(draft(2, 1, n + 3, &[], &ids, &ones), &[(2, own[5])], true)).await;
+    let verdict = raw.verdict().await;
+    assert_eq!((verdict.accepted, verdict.prefix_len), (2, n as u32 + 3));
+    assert_eq!(verdict.next, Some(TokenId(own[6])));
+    // One that is wrong too brings nothing, nor does one of an accepted token.
+    let ids = [own[7], wrong];
+    raw.send(&beside(draft(2, 2, n + 7, &[], &ids, &ones[1..]), &[(0, 5), (1, wrong + 1)], false))
+        .await;
+    let verdict = raw.verdict().await;
+    assert_eq!(verdict.correction, Correction::Token(TokenId(own[8])));
+    assert_eq!((verdict.accepted, verdict.next), (1, None));
+    raw.send(&stream(2, 3, n + 9, 3)).await;
+    let rest: Vec<u32> = raw.tokens(3).await.into_iter().map(|t| t.0).collect();
+    assert_eq!(rest, own[9..]);
+
+    // What a device says of the two tokens must be what the edge offered.
+    let warm = Sampling { temperature: 1.0, top_k: 8, ..Sampling::GREEDY };
+    for generation in 3..40 {
+        raw.send(&open(3, generation, prompt.clone(), warm)).await;
+        let first = beside(draft(generation, 0, n, &[], &[wrong], &[0.9]), &[(0, own[0])], false);
+        raw.send(&first).await;
+        let verdict = raw.verdict().await;
+        assert!(matches!(verdict.correction, Correction::Sparse(_)), "{verdict:?}");
+        let next = verdict.next.expect("the edge does not know the correction").0;
+        let other = wrong + 1;
+        for committed in [&[own[0]][..], &[own[0], next + 1], &[other, next], &[own[0], next, 5]] {
+            let mut message = draft(generation, 1, n, committed, &[5], &[1.0]);
+            let ClientMessage::Draft(draft) = &mut message else { unreachable!() };
+            draft.branch = 1;
+            raw.send(&message).await;
+            let failure = raw.failure().await;
+            assert_eq!(failure.code, ErrorCode::State);
+            assert!(failure.message.contains("committed"), "{}", failure.message);
+        }
+        let committed = if generation % 2 == 0 { &[own[0], next][..] } else { &[other] };
+        raw.send(&draft(generation, 1, n, committed, &[5], &[1.0])).await;
+        assert_eq!(raw.verdict().await.prefix_len as usize, n + committed.len());
+    }
     edge.stop().await;
 }
 

@@ -15,7 +15,8 @@ use tandem_device::Mode;
 use tandem_inference::{Model, Segment, Wanted};
 use tandem_protocol::{ClientMessage, Draft, More, Open, SessionId};
 use tandem_speculation::{
-    Distribution, Purpose, Randomness, Resolution, Resolver, Sampling, TokenId, process,
+    Alternative, Distribution, Purpose, Randomness, Resolution, Resolver, Sampling, TokenId,
+    process,
 };
 use tandem_tests::{DRAFTER, OTHER, VERIFIER, answer, config, drafter, edge, link, model, request};
 
@@ -115,11 +116,14 @@ enum Wrong {
     SmallerQ,
     /// Keeps every draft, whatever the edge says.
     KeepsDrafts,
+    /// Takes what follows an alternative behind another token.
+    FollowsAnyway,
     /// Draws the correction from p (or takes the first sample), not from the residual.
     NoResidual,
 }
 
-/// The token of one round with one draft from `q`, by the edge's verdict.
+/// The token of one round with one draft from `q`, by the edge's verdict, and the token after it if
+/// the round gives one.
 async fn token(
     raw: &mut Raw,
     tokens: &[TokenId],
@@ -127,7 +131,8 @@ async fn token(
     sampling: Sampling,
     seed: u32,
     wrong: Wrong,
-) -> TokenId {
+    beside: Option<TokenId>,
+) -> (TokenId, Option<TokenId>) {
     let random = Randomness::new(u64::from(seed));
     let x = q.sample(random.uniform(Purpose::Draft, 0, 0));
     let said = q.probability(x) * if wrong == Wrong::SmallerQ { 0.5 } else { 1.0 };
@@ -147,14 +152,18 @@ async fn token(
         committed: vec![],
         ids: vec![x],
         q: vec![said],
-        alternatives: Vec::new(),
+        alternatives: beside
+            .filter(|id| *id != x)
+            .map(|id| Alternative { at: 0, id })
+            .into_iter()
+            .collect(),
         branch: 0,
         open: false,
     };
     raw.send(&ClientMessage::Draft(draft)).await;
     let verdict = raw.verdict().await;
     if verdict.accepted == 1 || wrong == Wrong::KeepsDrafts {
-        return x;
+        return (x, None);
     }
     // As if nothing had been drafted there that the residual must leave out.
     let nothing = Distribution::Sparse(vec![]);
@@ -164,7 +173,10 @@ async fn token(
     let mut asked = 0;
     loop {
         match resolver.resolve(correction).expect("an answer that fits") {
-            Resolution::Token(token) => return token,
+            Resolution::Token(token) => {
+                let right = beside == Some(token) || wrong == Wrong::FollowsAnyway;
+                return (token, verdict.next.filter(|_| right));
+            }
             Resolution::NeedMore => {
                 asked += 1;
                 raw.send(&ClientMessage::More(More { generation: seed, round: 0, asked })).await;
@@ -199,7 +211,7 @@ async fn any_drafter_gives_the_verifiers_tokens_and_dishonest_ones_do_not() {
             let mut written = Vec::new();
             for _ in 0..ROUNDS {
                 seed += 1;
-                written.push(token(&mut raw, &tokens, &q, sampling, seed, wrong).await);
+                written.push(token(&mut raw, &tokens, &q, sampling, seed, wrong, None).await.0);
             }
             let far = distance(&written, &p);
             eprintln!("top-k {}, {wrong:?}: {far:.1} σ", sampling.top_k);
@@ -208,6 +220,66 @@ async fn any_drafter_gives_the_verifiers_tokens_and_dishonest_ones_do_not() {
             } else {
                 assert!(far > 5.0, "{wrong:?} passes: {far} standard deviations");
             }
+        }
+    }
+    edge.stop().await;
+}
+
+/// The token after an alternative is one of the verifier's, and one after another token is not.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_follows_an_alternative_is_the_verifiers() {
+    const ROUNDS: u32 = 900;
+    let verifier = model(OTHER);
+    let edge = raw::serve(&verifier, config(([127, 0, 0, 1], 0).into())).await;
+    let mut raw = Raw::connect(edge.address(), None, greeting(&verifier)).await;
+    let tokens = prompt(&verifier, "Name a city.");
+    let mut seed = 0;
+    // Forms of answer: a support that is sent whole, and one of which samples are sent.
+    for sampling in [Sampling { top_k: 8, ..PLAIN }, PLAIN] {
+        let p = next(&verifier, &tokens, &sampling);
+        let (ids, _) = top(&p, 2);
+        // The drafter likes the second token, its alternative is the first.
+        let mut entries = vec![(ids[1], 0.7), (ids[0], 0.3)];
+        entries.sort_by_key(|e| e.0);
+        let q = Distribution::sparse(entries).expect("a distribution");
+        let after: Vec<_> = tokens.iter().copied().chain([ids[0]]).collect();
+        let wanted = next(&verifier, &after, &sampling);
+        // Behind the third token, say, another distribution is right.
+        let (others, _) = top(&p, 4);
+        for wrong in [Wrong::Nothing, Wrong::FollowsAnyway] {
+            let mut first = Vec::new();
+            let mut behind = Vec::new();
+            for _ in 0..ROUNDS {
+                seed += 1;
+                let (token, next) =
+                    token(&mut raw, &tokens, &q, sampling, seed, wrong, Some(ids[0])).await;
+                first.push(token);
+                behind.extend(next.map(|next| (token, next)));
+            }
+            let far = distance(&first, &p);
+            assert!(far < 4.0, "first token: {far} standard deviations");
+            let right: Vec<_> =
+                behind.iter().filter(|(t, _)| *t == ids[0]).map(|(_, z)| *z).collect();
+            let far = distance(&right, &wanted);
+            eprintln!("top-k {}: {} tokens, {far:.1} σ", sampling.top_k, right.len());
+            assert!(right.len() > 60, "{}", right.len());
+            assert!(far < 4.0, "{far} standard deviations");
+            if wrong == Wrong::Nothing {
+                assert_eq!(behind.len(), right.len());
+                continue;
+            }
+            // The control: behind other tokens it is drawn from the wrong distribution.
+            let mut most = 0.0f64;
+            for other in &others[1..] {
+                let text: Vec<_> = tokens.iter().copied().chain([*other]).collect();
+                let drawn: Vec<_> =
+                    behind.iter().filter(|(t, _)| t == other).map(|(_, z)| *z).collect();
+                if drawn.len() > 20 {
+                    most = most.max(distance(&drawn, &next(&verifier, &text, &sampling)));
+                }
+            }
+            eprintln!("behind others: {most:.1} σ");
+            assert!(most > 6.0, "{most} standard deviations");
         }
     }
     edge.stop().await;

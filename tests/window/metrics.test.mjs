@@ -28,7 +28,7 @@ after(async () => {
 });
 
 const COLUMNS =
-  'mode outcome message round gamma drafted accepted ignored draft_ms rtt_ms queue_ms verify_ms residual_ms uplink_bytes downlink_bytes'.split(
+  'mode outcome message round gamma drafted accepted ignored followed draft_ms rtt_ms queue_ms verify_ms residual_ms uplink_bytes downlink_bytes'.split(
     ' ',
   );
 /** Rounds as SQLite has them. */
@@ -112,7 +112,7 @@ test('the view agrees with SQL on what was just done', { timeout: 400_000 }, asy
   await shown(all.length);
   if (shots) await page.screenshot(path.join(shots, 'metrics.png'));
 
-  const given = (r) => r.accepted + (r.outcome === 'continue' ? 0 : 1);
+  const given = (r) => r.accepted + r.followed + (r.outcome === 'continue' ? 0 : 1);
   const [, acceptance, tokensARound, bytesAToken] = await tiles();
   assertShown(acceptance, sum(all, (r) => r.accepted) / sum(all, tested), 'acceptance');
   assertShown(tokensARound, mean(dssd, given), 'tokens a round');

@@ -63,7 +63,9 @@ fn record(n: &mut Numbers, mode: &'static str, gamma: u32, round: u32, edge: &st
         "dssd" if drafted > 0 && n.below(3) == 0 => "continue",
         _ => "bonus",
     };
-    let known = accepted + u32::from(outcome != "continue");
+    let alternatives = n.below(drafted + 1);
+    let followed = u32::from(accepted < drafted && alternatives > 0 && n.below(2) == 0);
+    let known = accepted + followed + u32::from(outcome != "continue");
     let (queue_ms, verify_ms) = (n.ms(5), n.ms(50));
     let rtt_ms = if mode == "device" { 0.0 } else { queue_ms + verify_ms + n.ms(9) };
     RoundRecord {
@@ -75,6 +77,8 @@ fn record(n: &mut Numbers, mode: &'static str, gamma: u32, round: u32, edge: &st
         drafted,
         accepted,
         ignored,
+        alternatives,
+        followed,
         outcome,
         draft_ms: if mode == "edge" { 0.0 } else { n.ms(40) },
         rtt_ms,
@@ -154,7 +158,9 @@ fn plain(row: &SqliteRow) -> Plain {
         drafted: count("drafted"),
         accepted: count("accepted"),
         ignored: count("ignored"),
-        tokens: count("accepted") + u64::from(row.get::<String, _>("outcome") != "continue"),
+        tokens: count("accepted")
+            + count("followed")
+            + u64::from(row.get::<String, _>("outcome") != "continue"),
         at: row.get("started_at"),
         times: ["draft_ms", "rtt_ms", "queue_ms", "verify_ms", "residual_ms"].map(|c| row.get(c)),
         uplink: count("uplink_bytes"),
@@ -380,13 +386,16 @@ async fn each_token_knows_its_origin_and_a_deleted_conversation_leaves_nothing()
         assert_eq!(text, message.content);
         for r in &split.rounds {
             let went_on = r.outcome == "continue";
-            assert_eq!(r.tokens.len() as u32, r.accepted + u32::from(!went_on));
+            assert_eq!(r.tokens.len() as u32, r.accepted + r.followed + u32::from(!went_on));
             if went_on {
                 assert!(r.tokens.iter().all(|t| t.origin == Origin::Accepted));
                 continue;
             }
-            let (last, first) = r.tokens.split_last().expect("a token");
+            let (first, rest) = r.tokens.split_at(r.accepted as usize);
             assert!(first.iter().all(|t| t.origin == Origin::Accepted));
+            let (last, further) = rest.split_first().expect("a token");
+            // What follows an alternative came from the edge.
+            assert!(further.iter().all(|t| t.origin == Origin::Bonus));
             let wanted = match (&*r.mode, &*r.outcome) {
                 ("edge", _) => Origin::Edge,
                 ("device", _) => Origin::Device,

@@ -269,6 +269,6 @@ fn prefer_colocated(link: &Link) {
     }
     planner.offer_colocated(true);
     for _ in 0..8 {
-        planner.written(4, 5, Some(1.0));
+        planner.written(4, 4, 5, Some(1.0));
     }
 }

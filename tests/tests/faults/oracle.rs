@@ -3,10 +3,10 @@
 
 use std::sync::Arc;
 use tandem_device::{Ahead, Gamma, Mode, Request, RoundRecord};
-use tandem_inference::{KvCache, Model, Segment, Wanted};
+use tandem_inference::{KvCache, Logits, Model, Segment, Wanted};
 use tandem_speculation::{
-    Correction, Distribution, Outcome, Purpose, Randomness, Resolution, Resolver, Sampling,
-    TokenId, dsd_verify, more, process, verify,
+    Alternative, Correction, Distribution, Outcome, Purpose, Randomness, Resolution, Resolver,
+    Sampling, TokenId, dsd_verify, more, process, two_best, verify,
 };
 
 /// A model that reads a text from left to right, and again from where it became another.
@@ -24,6 +24,10 @@ impl Reader {
 
     /// The distribution of what follows `text`.
     fn after(&mut self, text: &[TokenId], sampling: &Sampling) -> Distribution {
+        process(self.logits(text).row_mut(0), sampling, text).expect("a distribution")
+    }
+
+    fn logits(&mut self, text: &[TokenId]) -> Logits {
         let same = self.read.iter().zip(text).take_while(|(a, b)| a == b).count();
         let keep = same.min(text.len() - 1);
         self.cache.truncate(keep);
@@ -31,9 +35,9 @@ impl Reader {
         let tokens = &text[keep..];
         let logits = Wanted::Last;
         let mut segments = [Segment { cache: &mut self.cache, tokens, logits }];
-        let mut logits = self.model.forward(&mut segments).expect("logits");
+        let logits = self.model.forward(&mut segments).expect("logits");
         self.read.extend_from_slice(tokens);
-        process(logits.row_mut(0), sampling, text).expect("a distribution")
+        logits
     }
 }
 
@@ -190,6 +194,22 @@ impl Oracle {
         (outcome, new, accepted)
     }
 
+    /// Adds what follows the correction at the end of `new`, which must be the alternative of the
+    /// rejected token `drafted`.
+    fn follow(&mut self, mut new: Vec<TokenId>, drafted: TokenId) -> Result<Vec<TokenId>, String> {
+        let mut text: Vec<TokenId> = self.text.iter().chain(&new).copied().collect();
+        let Some(correction) = text.pop() else { return Err("nothing was corrected".into()) };
+        let best = two_best(self.drafter.logits(&text).row(0));
+        let wanted = Alternative::beside(drafted, 0, best).id;
+        if correction != wanted {
+            return Err(format!("{correction} counts as the alternative {wanted}"));
+        }
+        text.push(correction);
+        let u = self.randomness.uniform(Purpose::Follow, text.len() as u32, 0);
+        new.push(self.verifier.after(&text, &self.request.sampling).sample(u));
+        Ok(new)
+    }
+
     /// Checks a round of the device as it comes.
     pub fn check(&mut self, record: &RoundRecord, tokens: &[TokenId]) -> Result<(), String> {
         if tokens.is_empty() {
@@ -242,13 +262,19 @@ impl Oracle {
                 if let Correction::Bonus(token) | Correction::Token(token) = verdict.correction {
                     new.push(token);
                 }
+                if record.followed > 0 {
+                    new = self.follow(new, ids[verdict.accepted])?;
+                }
                 (new, Outcome::Bonus)
             }
             _ => {
                 let rejected = !matches!(record.outcome, "bonus" | "continue");
                 let (ids, q) = self.draft(accepted + usize::from(rejected));
                 let open = record.outcome == "continue";
-                let (outcome, new, found) = self.round(&ids, &q, open);
+                let (outcome, mut new, found) = self.round(&ids, &q, open);
+                if record.followed > 0 {
+                    new = self.follow(new, ids[accepted])?;
+                }
                 if found != accepted {
                     return Err(format!("{found} drafts are to be accepted: {record:?}"));
                 }

@@ -298,6 +298,42 @@ fn lie(link: &Link, turn: usize, now: &str) {
     }
 }
 
+/// Second choices beside unsure tokens: the text stays the verifier's own, and some bring a token.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn alternatives_bring_tokens_and_change_no_text() {
+    let (drafter, edge, link, _alone) = linked(VERIFIER).await;
+    for ahead in [Ahead::No, Ahead::Yes] {
+        let (mut sent, mut right) = (0, 0);
+        for prompt in &PROMPTS[..4] {
+            let alone = request(&drafter, prompt, Mode::Edge, 1);
+            let (alone, ..) = answer(&drafter, Some(&link), &alone, |_| {}).await.expect("tokens");
+            // As if further rows cost nothing, until these rounds have told otherwise.
+            for (i, n) in [3, 5].into_iter().cycle().take(200).enumerate() {
+                let times = RoundTimes { draft_ms: 200.0, round_trip_ms: 900.0, verify_ms: 900.0 };
+                let way = if i < 100 { Way::Turns } else { Way::Ahead };
+                let mut planner = link.planner().lock().expect("a planner");
+                planner.drafted(way, Source::model(&[0.7; 5][..n]), 2, times, 3, Some(1100.0));
+            }
+            let mut wanted = request(&drafter, prompt, Mode::Dssd, 1);
+            (wanted.gamma, wanted.ahead) = (Gamma::Auto, ahead);
+            let (split, rounds, _) =
+                answer(&drafter, Some(&link), &wanted, |_| {}).await.expect("an answer");
+            assert_eq!(split.tokens, alone.tokens, "{ahead:?}: {prompt}");
+            for r in &rounds {
+                let own = u32::from(r.outcome != "continue");
+                let given = r.tokens.len() as u32;
+                assert!(given <= r.accepted + own + r.followed, "{r:?}");
+                assert!(r.followed <= r.alternatives.min(1), "{r:?}");
+                sent += r.alternatives;
+                right += r.followed;
+            }
+        }
+        eprintln!("{ahead:?}: {sent} alternatives, {right} right");
+        assert!(right > 5 && right < sent, "{right} of {sent}");
+    }
+    edge.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sampled_answers_cost_few_bytes() {
     let (drafter, edge, link, _alone) = linked(VERIFIER).await;

@@ -18,6 +18,8 @@ export const metrics = texts({
     },
     round: (n: number) => `Round ${n}`,
     roundHint: 'Point at, tap or focus a round to see its figures.',
+    alternatives: (n: number, right: boolean) =>
+      `${n} second choice${n > 1 ? 's' : ''}${right ? ', one was right' : ''}`,
     draftedFigure: (accepted: number, tested: number, ignored: number) =>
       `${accepted} of ${tested} accepted` + (ignored > 0 ? `, ${ignored} not tested` : ''),
     helped: (split: string, stream: string, share: string) =>
@@ -161,6 +163,8 @@ export const metrics = texts({
     },
     round: (n) => `Runde ${n}`,
     roundHint: 'Zeigen Sie auf eine Runde oder tippen Sie sie an, um ihre Werte zu sehen.',
+    alternatives: (n, right) =>
+      `${n} zweite Wahl${n > 1 ? 'en' : ''}${right ? ', eine davon traf zu' : ''}`,
     draftedFigure: (accepted, tested, ignored) =>
       `${accepted} von ${tested} angenommen` + (ignored > 0 ? `, ${ignored} nicht geprüft` : ''),
     helped: (split, stream, share) =>
@@ -307,6 +311,8 @@ export const metrics = texts({
     },
     round: (n) => `Tour ${n}`,
     roundHint: 'Pointez ou touchez un tour pour voir ses mesures.',
+    alternatives: (n, right) =>
+      `${n} second${n > 1 ? 's' : ''} choix${right ? ', dont un bon' : ''}`,
     draftedFigure: (accepted, tested, ignored) =>
       `${accepted} sur ${tested} acceptés` + (ignored > 0 ? `, ${ignored} non testés` : ''),
     helped: (split, stream, share) =>

@@ -60,6 +60,8 @@ const round = (parts: Partial<SplitRound>): SplitRound => ({
   drafted: 4,
   accepted: 2,
   ignored: 1,
+  alternatives: 0,
+  followed: 0,
   outcome: 'token',
   draftMs: 40,
   rttMs: 60,

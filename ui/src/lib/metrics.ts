@@ -291,7 +291,7 @@ function measured(split: Split): Verdict | null {
   const mean = (f: (r: (typeof dssd)[0]) => number) =>
     dssd.reduce((sum, r) => sum + f(r), 0) / dssd.length;
   const tokens = fixed(
-    mean((r) => r.accepted + 1),
+    mean((r) => r.accepted + r.followed + (r.outcome === 'continue' ? 0 : 1)),
     1,
   );
   const [own, stream] = [split.splitMs, split.streamMs];

@@ -102,6 +102,8 @@
       drafted: mode === 'dssd' ? 4 : 0,
       accepted,
       ignored: 0,
+      alternatives: 1,
+      followed: 0,
       outcome: 'token',
       draftMs: mode === 'edge' ? 0 : 48.2,
       rttMs: mode === 'device' ? 0 : 74,

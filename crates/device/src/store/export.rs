@@ -73,7 +73,7 @@ impl Store {
         }
         let pairs = self.pairs().await?;
         let mut sql = QueryBuilder::new(
-            "SELECT r.*, r.accepted + (r.outcome <> 'continue') AS tokens,
+            "SELECT r.*, r.accepted + r.followed + (r.outcome <> 'continue') AS tokens,
              (SELECT conversation FROM messages WHERE id = r.message) AS conversation",
         );
         filter.rounds(&mut sql, "rounds_in_time");

@@ -26,6 +26,8 @@ pub(super) fn round(number: u32) -> RoundRecord {
         drafted: 4,
         accepted: 2,
         ignored: 1,
+        alternatives: 0,
+        followed: 0,
         outcome: "sparse",
         draft_ms: 1.5,
         rtt_ms: 2.5,

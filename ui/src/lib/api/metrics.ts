@@ -84,7 +84,9 @@ export interface SplitRound {
   drafted: number;
   accepted: number;
   ignored: number;
-  outcome: 'bonus' | 'token' | 'sparse' | 'sampled' | 'full';
+  alternatives: number;
+  followed: number;
+  outcome: 'bonus' | 'token' | 'sparse' | 'sampled' | 'full' | 'continue';
   draftMs: number;
   rttMs: number;
   queueMs: number;
