@@ -34,7 +34,7 @@ fn cases() -> [(&'static str, Scheme, Pair); 13] {
         ("greedy", Scheme::Greedy, pair(WARM, WARM)),
         ("Gumbel", Scheme::Gumbel, pair(WARM, WARM)),
         ("mixed", Scheme::Mixed, pair(WARM, WARM)),
-        ("beside, token", Scheme::Beside, pair(Sampling { top_k: 1, ..WARM }, WARM)),
+        ("beside, token", Scheme::Beside, pair(WARM, Sampling::GREEDY)),
         ("beside, sparse", Scheme::Beside, pair(NARROW, NARROW)),
         ("beside, sampled", Scheme::Beside, pair(WARM, WARM)),
         ("open, sparse", Scheme::Open, pair(NARROW, NARROW)),
@@ -114,11 +114,13 @@ fn wrong_rounds_are_noticed() {
             // choice cannot be picked, and comparing is exact for any drafts.
             let compares = matches!(scheme, Scheme::Greedy | Scheme::Gumbel);
             if (fault == WrongQ && compares)
-                || (fault == PicksDrafts && (compares || name == "token"))
+                || (fault == PicksDrafts && (compares || name.ends_with("token")))
                 || (fault == FirstSample && !name.contains("sampled"))
                 || (fault == LookupWithQ && name != "mixed")
                 || (matches!(fault, FollowsAnyway | FollowsDraft | PicksWhatFollows)
                     && scheme != Scheme::Beside)
+                // An edge that knows the correction leaves out what it cannot be followed by.
+                || (fault == FollowsAnyway && name == "beside, token")
             {
                 continue;
             }
