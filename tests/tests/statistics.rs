@@ -239,7 +239,7 @@ async fn what_follows_an_alternative_is_the_verifiers() {
         let p = next(&verifier, &tokens, &sampling);
         let (ids, _) = top(&p, 2);
         // The drafter likes the second token, its alternative is the first.
-        let mut entries = vec![(ids[1], 0.7), (ids[0], 0.3)];
+        let mut entries = vec![(ids[1], 0.95), (ids[0], 0.05)];
         entries.sort_by_key(|e| e.0);
         let q = Distribution::sparse(entries).expect("a distribution");
         let after: Vec<_> = tokens.iter().copied().chain([ids[0]]).collect();
@@ -274,7 +274,7 @@ async fn what_follows_an_alternative_is_the_verifiers() {
                 let text: Vec<_> = tokens.iter().copied().chain([*other]).collect();
                 let drawn: Vec<_> =
                     behind.iter().filter(|(t, _)| t == other).map(|(_, z)| *z).collect();
-                if drawn.len() > 20 {
+                if drawn.len() >= 40 {
                     most = most.max(distance(&drawn, &next(&verifier, &text, &sampling)));
                 }
             }
