@@ -149,27 +149,27 @@ const TRIAL: f64 = 64.0;
 /// Rounds that say what a way takes.
 const ENOUGH: u32 = 6;
 /// Less of a gain is noise.
-const NOTABLE: f64 = 0.03;
+const NOTABLE: f64 = 0.01;
 /// A way that was found to be slower is given another chance after this many tokens.
-const STALE: u64 = 2500;
+const STALE: u64 = 5000;
 /// A stream says nothing about acceptance, so with every so many tokens of it the drafts get more of
 /// the benefit of the doubt: the text may have become easier. The worse they looked, the later they
 /// are tried again, and a trial costs little of what was written since.
-const DOUBT: u64 = 256;
-const BENEFIT: f64 = 0.9;
+const DOUBT: u64 = 128;
+const BENEFIT: f64 = 0.95;
 /// While drafting, what is known of the other ways also grows old, though less: a few rounds of hard
-/// text may have made one look slow.
-const SMALL_BENEFIT: f64 = 0.99;
-const MOST_SMALL_BENEFIT: f64 = 0.93;
+/// text may have made one look slow. Near ties are so tried in turns, which compares them on the same
+/// text and costs little.
+const SMALL_BENEFIT: f64 = 0.94;
 /// What looked more than twice as slow as the stream is not tried again in it.
 const MOST_BENEFIT: f64 = 0.5;
 /// Tokens of a draft at most where the length is chosen: longer ones never paid in a measurement.
 pub const MAX_CHOSEN: usize = 16;
 /// How much of a round's weight the next one leaves, for what rounds took and for the gain.
-const TOOK_MEMORY: f64 = 0.97;
+const TOOK_MEMORY: f64 = 0.99;
 const GAIN_MEMORY: f64 = 0.99;
 /// What the gain usually is, and how many rounds that is worth.
-const USUAL_GAIN: f64 = 1.1;
+const USUAL_GAIN: f64 = 1.0;
 const GAIN_ROUNDS: f64 = 30.0;
 /// What an edge with a drafter of its own promises, by the time of its plain tokens, while it was not
 /// tried: as much as it can be, for a trial costs little and says what it is.
@@ -478,8 +478,10 @@ impl Planner {
         let doubt = (self.tokens - self.since) / DOUBT;
         let benefit = if self.way == Way::Stream {
             BENEFIT.powi(doubt as i32).max(MOST_BENEFIT)
+        } else if doubt > 0 {
+            SMALL_BENEFIT
         } else {
-            SMALL_BENEFIT.powi(doubt as i32).max(MOST_SMALL_BENEFIT)
+            1.0
         };
         let (to, expected_ms) = WAYS
             .into_iter()
