@@ -3,6 +3,7 @@
 //! Made from the JSON files alone, so that what is published is what was measured.
 
 mod chart;
+mod clock;
 mod decode;
 mod engine;
 mod load;
