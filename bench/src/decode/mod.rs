@@ -19,6 +19,8 @@ pub mod world;
 use crate::facts;
 use anyhow::{Context, Result, ensure};
 use rayon::prelude::*;
+#[cfg(test)]
+pub use report::COLUMNS;
 use report::{Cell, Report};
 use schemes::Scheme;
 use simulate::Simulation;
