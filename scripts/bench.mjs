@@ -37,8 +37,17 @@ if (values.help) {
 
 const sizes = values.full
   ? {
-      engine: ['--contexts', '64,1024,4096'],
-      decode: ['--tokens', '96', '--wall', '0,20,50'],
+      engine: ['--contexts', '64,1024,4096', '--rows', '1,2,3,5,9,17,33,128'],
+      decode: [
+        '--tokens',
+        '96',
+        '--wall',
+        '0,20,50',
+        '--wall-prompts',
+        '4',
+        '--wall-tokens',
+        '64',
+      ],
       load: ['--clients', '1,2,4,8,16,32'],
     }
   : {
@@ -52,7 +61,7 @@ const sizes = values.full
         '--stock-repeat',
         '1',
       ],
-      decode: ['--tokens', '64', '--wall', '0,50', '--wall-prompts', '1'],
+      decode: ['--tokens', '64', '--wall', '0,50', '--wall-tokens', '32'],
       load: ['--clients', '1,4,16', '--seconds', '10', '--gamma', '1,2'],
     };
 

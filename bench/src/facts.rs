@@ -1,8 +1,9 @@
 //! What every result states beside its numbers: where, when and with which code it was measured.
 //! Without that a number cannot be compared with another one.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use serde::Serialize;
+use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use tandem_inference::store::Store;
@@ -196,9 +197,48 @@ pub fn write_json(file: &Path, result: &impl Serialize) -> Result<()> {
     std::fs::write(file, text).with_context(|| format!("cannot write {}", file.display()))
 }
 
+/// The same for a result with many parts: one line for each member, and for each element of a list.
+pub fn write_json_lines(file: &Path, result: &impl Serialize) -> Result<()> {
+    let Value::Object(members) = serde_json::to_value(result)? else { bail!("no object") };
+    let lines = members.iter().map(|(key, value)| match value {
+        Value::Array(list) => {
+            let list: Vec<String> = list.iter().map(Value::to_string).collect();
+            format!("\"{key}\":[\n{}\n]", list.join(",\n"))
+        }
+        value => format!("\"{key}\":{value}"),
+    });
+    let text = format!("{{\n{}\n}}\n", lines.collect::<Vec<_>>().join(",\n"));
+    std::fs::write(file, text).with_context(|| format!("cannot write {}", file.display()))
+}
+
+/// A figure to five digits.
+pub fn short(figure: f64) -> f64 {
+    format!("{figure:.4e}").parse().unwrap_or(figure)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn lines_hold_what_was_written() {
+        let result = json!({ "a": [[1, 2.5], { "b": [] }], "c": { "d": null }, "e": "\n" });
+        let file = tempfile::NamedTempFile::new().unwrap();
+        write_json_lines(file.path(), &result).unwrap();
+        let text = std::fs::read_to_string(file.path()).unwrap();
+        assert_eq!(serde_json::from_str::<Value>(&text).unwrap(), result);
+        assert_eq!(text.lines().count(), 8, "{text}");
+    }
+
+    #[test]
+    fn short_figures_keep_five_digits() {
+        assert_eq!(short(123.456_78), 123.46);
+        assert_eq!(short(0.000_123_456_78), 0.000_123_46);
+        assert_eq!(short(607_748.4), 607_750.0);
+        assert!(short(f64::NAN).is_nan());
+        assert_eq!((short(0.0), short(f64::INFINITY)), (0.0, f64::INFINITY));
+    }
 
     #[test]
     fn percentiles_interpolate() {

@@ -2,21 +2,25 @@
 //!
 //! Two ways of keeping time. *Simulated*: the loop of the device with tokens and acceptance of the
 //! real models, and times of a declared profile, so that machines and links that nobody has here can
-//! be compared. *Wall clock*: the product's own loop and edge over a socket with an emulated link.
-//! The same answers are then simulated with the times that were measured, which says how far the
-//! simulation can be trusted.
+//! be compared. *Wall clock*: the product's own loop and edge, and the peers' (`peers`), over sockets
+//! with an emulated link. The same answers are then simulated with the times that were measured,
+//! which says how far the simulation can be trusted.
 
 mod emulator;
+mod peers;
 mod report;
 pub mod schemes;
 mod simulate;
 pub mod trace;
 mod wall;
+mod ways;
 pub mod world;
 
 use crate::facts;
 use anyhow::{Context, Result, ensure};
 use rayon::prelude::*;
+#[cfg(test)]
+pub use report::COLUMNS;
 use report::{Cell, Report};
 use schemes::Scheme;
 use simulate::Simulation;
@@ -53,8 +57,11 @@ pub struct Args {
     #[arg(long, value_delimiter = ',', default_value = "0,50", num_args = 0..)]
     wall: Vec<f64>,
     /// Prompts by the clock.
-    #[arg(long, default_value_t = 4)]
+    #[arg(long, default_value_t = 1)]
     wall_prompts: usize,
+    /// Tokens of an answer by the clock, at most; no more than `--tokens`.
+    #[arg(long, default_value_t = 32)]
+    wall_tokens: usize,
     /// Keep the traces of the models in this file, or take them from it if it is there.
     #[arg(long, value_name = "FILE.json")]
     traces: Option<PathBuf>,
@@ -66,6 +73,12 @@ pub struct Args {
 /// Runs the subcommand.
 pub fn run(args: &Args) -> Result<()> {
     ensure!(args.tokens >= 2, "--tokens takes at least 2");
+    // Fewer are written in one round, which does not count.
+    let enough = (8..=args.tokens).contains(&args.wall_tokens) && args.wall_prompts > 0;
+    ensure!(
+        args.wall.is_empty() || enough,
+        "--wall-tokens takes 8 to --tokens, --wall-prompts at least 1"
+    );
     ensure!(args.repeat > 0, "--repeat takes at least 1");
     ensure!(args.mbit.iter().all(|m| *m > 0.0), "--mbit takes numbers above 0");
     ensure!(!args.gamma.contains(&0), "--gamma takes numbers from 1 on");
@@ -78,7 +91,7 @@ pub fn run(args: &Args) -> Result<()> {
     let wall = if args.wall.is_empty() { None } else { Some(wall::measure(args, &traces)?) };
     let report = Report::new(&traces, machines, cells, wall)?;
     print!("{report}");
-    args.out.as_deref().map_or(Ok(()), |file| facts::write_json(file, &report))
+    args.out.as_deref().map_or(Ok(()), |file| facts::write_json_lines(file, &report))
 }
 
 /// Loads a model on the CPU.

@@ -5,14 +5,13 @@ use super::simulate::Sum;
 use super::trace::{self, Trace};
 use super::wall::Wall;
 use super::world::{Machines, Net};
-use crate::facts::Run;
+use crate::facts::{Run, short};
 use anyhow::Result;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 /// One scheme with one draft length in one world.
-#[derive(Serialize)]
 pub struct Cell {
     machines: String,
     sampling: &'static str,
@@ -75,6 +74,19 @@ impl Cell {
         }
     }
 
+    fn row(&self) -> Row {
+        (
+            self.scheme,
+            self.gamma,
+            short(self.ms_per_token),
+            self.acceptance.map(short),
+            short(self.up_per_token),
+            short(self.down_per_token),
+            short(self.speedup),
+            self.by_best.map(short),
+        )
+    }
+
     fn world(&self) -> (&str, &str, u64, u64) {
         (&self.machines, self.sampling, self.net.rtt_ms.to_bits(), self.net.mbit.to_bits())
     }
@@ -114,6 +126,40 @@ impl Texts {
     }
 }
 
+/// What [`World::rows`] are, in order.
+pub const COLUMNS: [&str; 8] = [
+    "scheme",
+    "gamma",
+    "ms_per_token",
+    "acceptance",
+    "up_per_token",
+    "down_per_token",
+    "speedup",
+    "by_best",
+];
+
+/// All cells of one world. There are thousands of cells, so what they have in common is said once.
+#[derive(Serialize)]
+struct World<'a> {
+    machines: &'a str,
+    sampling: &'a str,
+    net: Net,
+    rows: Vec<Row>,
+}
+
+type Row = (Scheme, Option<usize>, f64, Option<f64>, f64, f64, f64, Option<f64>);
+
+/// The cells, which come world by world.
+fn worlds<S: Serializer>(cells: &[Cell], serializer: S) -> Result<S::Ok, S::Error> {
+    let worlds = cells.chunk_by(|a, b| a.world() == b.world()).map(|cells| World {
+        machines: &cells[0].machines,
+        sampling: cells[0].sampling,
+        net: cells[0].net,
+        rows: cells.iter().map(Cell::row).collect(),
+    });
+    serializer.collect_seq(worlds)
+}
+
 /// All results.
 #[derive(Serialize)]
 pub struct Report {
@@ -121,7 +167,10 @@ pub struct Report {
     texts: Vec<Texts>,
     /// Simulated: declared, not measured.
     machines: Vec<Machines>,
+    /// Of the rows of `worlds`.
+    columns: [&'static str; COLUMNS.len()],
     /// Simulated.
+    #[serde(rename = "worlds", serialize_with = "worlds")]
     cells: Vec<Cell>,
     wall: Option<Wall>,
 }
@@ -134,7 +183,7 @@ impl Report {
         wall: Option<Wall>,
     ) -> Result<Self> {
         let texts = trace::SAMPLINGS.map(|(name, _)| Texts::of(name, traces)).into();
-        Ok(Self { run: Run::now()?, texts, machines, cells, wall })
+        Ok(Self { run: Run::now()?, texts, machines, columns: COLUMNS, cells, wall })
     }
 
     /// The best of a scheme's draft lengths in each world.
@@ -194,23 +243,36 @@ impl fmt::Display for Report {
             )?;
         }
         let Some(wall) = &self.wall else { return Ok(()) };
-        let m = &wall.machine;
+        for m in &wall.machines {
+            writeln!(
+                f,
+                "\nBy the clock on {}: drafting {:.1} ms, verifying {:.1} ms and {:.1} ms a row, {:.2} \
+                 times slower while both compute",
+                m.name, m.draft_ms, m.verify_ms, m.row_ms, m.contention
+            )?;
+        }
         writeln!(
             f,
-            "\nBy the clock on this machine (drafting {:.1} ms, verifying {:.1} ms and {:.1} ms a row, \
-             {:.2} times slower while both compute)\nRTT | scheme | ms a token | simulated | simulated by \
-             measured",
-            m.draft_ms, m.verify_ms, m.row_ms, m.contention
+            "sampling | RTT | Mbit | scheme | ms a token | by the edge alone | acceptance | bytes a token \
+             up | down | simulated ms | acceptance | simulated by measured"
         )?;
+        let share = |share: Option<f64>| share.map_or_else(|| "-".into(), |a| format!("{a:.2}"));
         for c in &wall.cells {
             let gamma = c.gamma.map_or_else(String::new, |g| format!(" γ {g}"));
             writeln!(
                 f,
-                "{:>3} | {}{gamma} | {:.1} | {:.1} | {:.2}",
+                "{} | {:>3} | {:>3} | {}{gamma} | {:.1} | {:.2} | {} | {:.0} | {:.0} | {:.1} | {} | {:.2}",
+                c.sampling,
                 c.rtt_ms,
+                c.mbit,
                 c.scheme.title(),
                 c.ms_per_token,
+                c.speedup,
+                share(c.acceptance),
+                c.up_per_token,
+                c.down_per_token,
                 c.simulated_ms_per_token,
+                share(c.simulated_acceptance),
                 c.simulated_ms_per_token / c.ms_per_token
             )?;
         }

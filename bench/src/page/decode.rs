@@ -1,16 +1,16 @@
 //! The part about decoding over a link.
 
 use super::chart::{Axes, Line, draw};
-use super::{Section, cells, names, number, numbers};
+use super::{Section, cells, clock, names, number, numbers};
 use crate::decode::schemes::Scheme;
-use anyhow::Result;
-use serde_json::Value;
+use anyhow::{Context, Result};
+use serde_json::{Value, json};
 use std::fmt::Write;
 use std::path::Path;
 
 /// Charts of the simulated grid, and the clock beside the simulation.
 pub fn section(json: &Value, folder: &Path) -> Result<Section> {
-    let all = cells(json, "cells")?;
+    let all = &simulated(json)?;
     let mut text = String::from(
         "**Simulated**: the loop of the device with tokens and acceptance of the two real models and \
          the times of a declared machine. Speed is by that of the edge alone over the same link, each \
@@ -58,9 +58,29 @@ pub fn section(json: &Value, folder: &Path) -> Result<Section> {
     }
     worst(&mut text, all)?;
     if json["wall"].is_object() {
-        clock(&mut text, &json["wall"], &mut figures)?;
+        clock::section(&mut text, &json["wall"], &mut figures)?;
     }
     Ok(Section { text, figures })
+}
+
+/// The simulated cells, each with its world, from the file's table.
+fn simulated(json: &Value) -> Result<Vec<Value>> {
+    let columns = cells(json, "columns")?;
+    let mut all = Vec::new();
+    for world in cells(json, "worlds")? {
+        for row in cells(world, "rows")? {
+            let row = row.as_array().filter(|row| row.len() == columns.len());
+            let row = row.context("a row does not fit its columns")?;
+            let mut cell = json!({
+                "machines": world["machines"], "sampling": world["sampling"], "net": world["net"],
+            });
+            for (column, value) in columns.iter().zip(row) {
+                cell[column.as_str().context("a column has no name")?] = value.clone();
+            }
+            all.push(cell);
+        }
+    }
+    Ok(all)
 }
 
 fn texts(text: &mut String, texts: &[Value]) -> Result<()> {
@@ -86,7 +106,7 @@ fn texts(text: &mut String, texts: &[Value]) -> Result<()> {
     Ok(())
 }
 
-fn id(scheme: Scheme) -> Value {
+pub fn id(scheme: Scheme) -> Value {
     serde_json::to_value(scheme).unwrap_or_default()
 }
 
@@ -172,45 +192,5 @@ fn worst(text: &mut String, all: &[Value]) -> Result<()> {
         cell["net"]["rtt_ms"],
         cell["net"]["mbit"],
     )?;
-    Ok(())
-}
-
-fn clock(text: &mut String, wall: &Value, figures: &mut Vec<(String, String)>) -> Result<()> {
-    let m = &wall["machine"];
-    let of = |value: &Value, key| number(value, key).unwrap_or(f64::NAN);
-    writeln!(
-        text,
-        "### By the clock\n\nThe product's own loop and edge over an emulated link, both models on this \
-         one machine, temperature 0: drafting {:.1} ms, verifying {:.1} ms and {:.1} ms for each further \
-         row, {:.2} times slower while both compute. The last column is the simulation with these times, \
-         by what was measured.\n\n| Round trip | scheme | ms a token | simulated | ratio |\n\
-         | ---: | --- | ---: | ---: | ---: |",
-        of(m, "draft_ms"),
-        of(m, "verify_ms"),
-        of(m, "row_ms"),
-        of(m, "contention"),
-    )?;
-    let all = cells(wall, "cells")?;
-    for c in all {
-        let scheme = Scheme::ALL.into_iter().find(|s| c["scheme"] == id(*s));
-        let gamma = c["gamma"].as_u64().map_or_else(String::new, |g| format!(", γ {g}"));
-        let (ms, simulated) = (of(c, "ms_per_token"), of(c, "simulated_ms_per_token"));
-        writeln!(
-            text,
-            "| {} ms | {}{gamma} | {ms:.1} | {simulated:.1} | {:.2} |",
-            c["rtt_ms"],
-            scheme.map_or("?", Scheme::title),
-            simulated / ms,
-        )?;
-    }
-    let find = |scheme: Scheme| {
-        let mut here = all.iter().filter(|c| c["scheme"] == id(scheme) && c["rtt_ms"] == 0.0);
-        here.next().map(|c| of(c, "ms_per_token"))
-    };
-    if let (Some(stream), Some(auto)) = (find(Scheme::Stream), find(Scheme::Auto)) {
-        let what = "Tandem auto by the clock, both models on this processor, T=0, loopback";
-        figures.push((what.into(), format!("{:.2} × the edge alone", stream / auto)));
-    }
-    text.push('\n');
     Ok(())
 }

@@ -3,6 +3,7 @@
 //! Made from the JSON files alone, so that what is published is what was measured.
 
 mod chart;
+mod clock;
 mod decode;
 mod engine;
 mod load;
@@ -167,6 +168,32 @@ mod tests {
             assert!(page.contains(part), "{part}: {page}");
         }
         assert!(!readme.contains("old") && readme.contains("0.50") && readme.ends_with("\nb"));
+    }
+
+    #[test]
+    fn peers_stand_beside_tandem_by_the_clock() {
+        let row = |scheme: &str, speed: f64| json!([scheme, 4, 50.0, 0.8, 10.0, 20.0, speed, null]);
+        let cell = |scheme: &str, ms: f64, up: f64| {
+            json!({ "sampling": "T=1", "rtt_ms": 50.0, "mbit": 10.0, "scheme": scheme, "gamma": 4,
+                "tokens": 30, "ms_per_token": ms, "speedup": 100.0 / ms, "acceptance": 0.75,
+                "up_per_token": up, "down_per_token": 2.0, "simulated_ms_per_token": ms * 1.25,
+                "simulated_acceptance": 0.5 })
+        };
+        let decode = json!({ "run": {}, "texts": [],
+            "columns": crate::decode::COLUMNS,
+            "worlds": [{ "machines": "gpu", "sampling": "T=1", "net": { "rtt_ms": 0.0, "mbit": 10.0 },
+                "rows": [row("stream", 1.0), row("dsd", 0.375), row("turns", 2.125)] }],
+            "wall": { "machines": [{ "name": "this machine, T=1", "draft_ms": 1.0, "verify_ms": 2.0,
+                "row_ms": 3.0, "contention": 1.0 }],
+                "cells": [cell("dsd", 500.0, 400_000.0), cell("full", 120.0, 14.0),
+                    cell("turns", 40.0, 13.0)] } });
+        let (page, readme) = run_in(&[("decode.json", decode)]);
+        // 500 and 120 ms by 40 ms; the bytes of both directions; the simulation by the clock.
+        for part in ["0.38", "2.12", "12.5 × the speed of DSD", "3.0 × that of", "400002", "1.25"]
+        {
+            assert!(page.contains(part), "{part}: {page}");
+        }
+        assert!(readme.contains("12.5 × the speed of DSD"), "{readme}");
     }
 
     #[test]
