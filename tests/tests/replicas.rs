@@ -25,7 +25,7 @@ use tandem_protocol::CertificateId;
 use tandem_speculation::TokenId;
 use tandem_tests::{OTHER, drafter, request};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpSocket};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{Mutex, MutexGuard};
 use tokio_rustls::TlsConnector;
 use tokio_util::sync::CancellationToken;
@@ -194,6 +194,12 @@ impl Cluster {
         let listen = front.local_addr().expect("an address");
         drop(front);
         let balancer = balancer(&folder, listen, &replicas);
+        let listens = async {
+            while TcpStream::connect(listen).await.is_err() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), listens).await.expect("the balancer");
         let (_balancer, _folder, _alone) = (balancer, folder, alone);
         Self { certificate, replicas, listen, _balancer, _folder, _alone }
     }

@@ -124,7 +124,7 @@ impl Clients {
         let mut known = Vec::new();
         for client in 0..idle + working {
             let (repeats, tokens) = match client.checked_sub(idle) {
-                None => (vec![0], tokens.min(IDLE_TOKENS)),
+                None => (vec![1], tokens.min(IDLE_TOKENS)),
                 Some(n) => (vec![0, [4, 8][n % 2], [16, 30][n / 2 % 2]], tokens),
             };
             let mut own = Vec::new();

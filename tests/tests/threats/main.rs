@@ -4,6 +4,7 @@
 #[path = "../boxes/middle.rs"]
 #[allow(dead_code)]
 mod middle;
+mod places;
 #[path = "../boxes/setup.rs"]
 #[allow(dead_code)]
 mod setup;
