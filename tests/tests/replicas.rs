@@ -306,6 +306,24 @@ async fn chat(source: Ipv4Addr, to: SocketAddr) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_address_cannot_take_all_connections_of_the_balancer() {
+    let cluster = Cluster::start().await;
+    let mut held = Vec::new();
+    for _ in 0..40 {
+        let socket = TcpSocket::new_v4().expect("a socket");
+        socket.bind((Ipv4Addr::new(127, 0, 9, 1), 0).into()).expect("an address of its own");
+        held.push(socket.connect(cluster.listen).await.expect("a connection"));
+    }
+    let mut closed = 0;
+    for stream in &mut held {
+        let end = tokio::time::timeout(Duration::from_millis(100), stream.read(&mut [0; 8])).await;
+        closed += usize::from(matches!(end, Ok(Ok(0) | Err(_))));
+    }
+    assert_eq!(closed, 40 - 32);
+    assert!(!chat(Ipv4Addr::new(127, 0, 9, 2), cluster.listen).await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn chat_clients_are_answered_after_their_replica_is_killed() {
     let mut cluster = Cluster::start().await;
     let clients: Vec<_> = (1..=6).map(|i| Ipv4Addr::new(127, 0, 8, i)).collect();
