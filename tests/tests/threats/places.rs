@@ -39,7 +39,8 @@ async fn silent_connections_of_many_addresses_are_bounded_and_end() {
     // 128 of strangers, and 4 of devices.
     assert!((100..=132).contains(&held), "{held} of {} are held", silent.len());
     // Whoever comes now waits until those before are over, and is served.
-    served(&edge, &token, tokenizer, 1).await;
+    let served = timeout(PATIENCE, served(&edge, &token, tokenizer, 1)).await;
+    served.expect("silent connections end");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
