@@ -70,6 +70,16 @@ impl Pass {
     }
 }
 
+/// A browser sends an origin; a web page has no business with an edge in the local network, even where
+/// there is no token to guess.
+pub(crate) fn from_a_page(headers: &HeaderMap) -> Result<(), Box<Response>> {
+    if !headers.contains_key(header::ORIGIN) {
+        return Ok(());
+    }
+    let text = "web pages may not use this edge\n";
+    Err(Box::new((StatusCode::FORBIDDEN, text).into_response()))
+}
+
 impl Access {
     pub(crate) fn new(token: Option<&str>, devices: Option<Devices>) -> Arc<Self> {
         let token = token.filter(|t| !t.is_empty()).map(token_hash);
@@ -134,6 +144,7 @@ impl Access {
 
     /// Whether this request may pass.
     pub(crate) fn admit(&self, headers: &HeaderMap) -> Result<Pass, Box<Response>> {
+        from_a_page(headers)?;
         if self.token.is_none() && self.devices.is_none() {
             return Ok(Pass::free());
         }

@@ -1,6 +1,6 @@
 //! The listener: WebSocket upgrade, `/healthz`, `/readyz`, `/metrics`, and the edge's life.
 
-use crate::access::{Access, Pass};
+use crate::access::{Access, Pass, from_a_page};
 use crate::announce::Announcement;
 use crate::control::Control;
 use crate::devices::Devices;
@@ -344,12 +344,6 @@ impl Edge {
     }
 }
 
-/// A browser sends an origin; a web page has no business with an edge in the local network.
-fn from_a_page(headers: &HeaderMap) -> Option<Response> {
-    let text = "web pages may not use this edge\n";
-    headers.contains_key(header::ORIGIN).then(|| (StatusCode::FORBIDDEN, text).into_response())
-}
-
 async fn upgrade(
     State(app): State<Arc<App>>,
     headers: HeaderMap,
@@ -359,9 +353,6 @@ async fn upgrade(
         Ok(pass) => pass,
         Err(denied) => return *denied,
     };
-    if let Some(refused) = from_a_page(&headers) {
-        return refused;
-    }
     let Ok(upgrade) = upgrade else {
         let text =
             "this is the WebSocket of a Tandem edge; connect with the app or `tandem chat`\n";
@@ -399,8 +390,9 @@ async fn upgrade_control(
     upgrade: Result<WebSocketUpgrade, axum::extract::ws::rejection::WebSocketUpgradeRejection>,
 ) -> Response {
     let stranger = stranger.map(|Extension(stranger)| stranger);
-    if let Some(refused) = from_a_page(&headers) {
-        return refused;
+    // Whoever pairs is not admitted, and no page either.
+    if let Err(refused) = from_a_page(&headers) {
+        return *refused;
     }
     let pass: Option<Pass> = match app.access.admit(&headers) {
         Ok(pass) => Some(pass),

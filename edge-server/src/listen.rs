@@ -3,6 +3,7 @@
 //! A stranger costs little: handshakes and the wait for a request are short, and there are limits on
 //! connections that have not become a device's yet, in all and for each address (`strangers.rs`).
 
+use crate::openai;
 use crate::strangers::{Stranger, Strangers};
 use axum::Router;
 use axum::body::Body;
@@ -135,8 +136,10 @@ async fn answer(
 ) -> Result<Response<Body>, Infallible> {
     let known = || stranger.lock().unwrap_or_else(PoisonError::into_inner);
     let shows = request.headers().contains_key(header::AUTHORIZATION);
-    if shows && let Some(wait) = known().must_wait() {
-        return Ok(too_many(wait));
+    let wait = if shows { known().must_wait() } else { None };
+    if let Some(wait) = wait {
+        let path = request.uri().path().to_owned();
+        return Ok(openai::refusal(&path, too_many(wait)).await);
     }
     let pairs = request.uri().path() == CONTROL_PATH && !shows;
     // Held by whoever serves the connection after it became a WebSocket, or not.

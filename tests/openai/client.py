@@ -262,6 +262,31 @@ class Secure(unittest.TestCase):
             )
             self.assertTrue(answer.choices[0].message.content)
 
+    def test_whoever_guesses_tokens_must_wait(self):
+        """Behind TLS, where addresses are strangers; the last one, as its address waits afterwards."""
+        import httpx2 as httpx
+
+        trusted = ssl.create_default_context(cafile=SECURE["identity"])
+        trusted.check_hostname = False
+        guesser = openai.OpenAI(
+            base_url=f"{SECURE['url']}/v1",
+            api_key="wrong",
+            max_retries=0,
+            http_client=httpx.Client(verify=trusted),
+        )
+        for _ in range(40):
+            try:
+                guesser.models.list()
+            except openai.AuthenticationError:
+                continue
+            except openai.RateLimitError as error:
+                self.assertEqual(error.code, "rate_limit_exceeded")
+                self.assertEqual(error.type, "rate_limit_error")
+                self.assertIn("too many wrong tokens", error.message)
+                self.assertGreater(int(error.response.headers["Retry-After"]), 0)
+                return
+        self.fail("nobody is told to wait")
+
 
 if __name__ == "__main__":
     unittest.main(verbosity=2)

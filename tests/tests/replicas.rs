@@ -1,10 +1,15 @@
 //! Three edges behind HAProxy, as `deploy/haproxy.cfg` sets it up: one is killed and one drained while
-//! twelve devices get answers.
+//! twelve devices get answers; and chat clients, of which some were at an edge that is killed.
 
+#[allow(dead_code)]
+#[path = "boxes/middle.rs"]
+mod middle;
 #[allow(dead_code)]
 mod process;
 
 use process::{Killed, edge};
+use rustls::pki_types::ServerName;
+use serde_json::{Value, json};
 use std::io::{BufRead, BufReader};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -19,7 +24,10 @@ use tandem_edge::{Identity, StateFolder};
 use tandem_protocol::CertificateId;
 use tandem_speculation::TokenId;
 use tandem_tests::{OTHER, drafter, request};
-use tokio::net::{TcpListener, TcpSocket};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::sync::{Mutex, MutexGuard};
+use tokio_rustls::TlsConnector;
 use tokio_util::sync::CancellationToken;
 
 const DEVICES: usize = 12;
@@ -156,21 +164,52 @@ async fn until(reached: impl Fn() -> bool, what: &str) {
     tokio::time::timeout(Duration::from_secs(60), waiting).await.expect(what);
 }
 
+/// One after the other: each has three edges.
+static ALONE: Mutex<()> = Mutex::const_new(());
+
+/// Three edges with one identity, and the balancer before them.
+struct Cluster {
+    certificate: CertificateId,
+    replicas: Vec<Replica>,
+    listen: SocketAddr,
+    _balancer: Killed,
+    _folder: Folder,
+    _alone: MutexGuard<'static, ()>,
+}
+
+impl Cluster {
+    async fn start() -> Self {
+        let alone = ALONE.lock().await;
+        let folder =
+            Folder(std::env::temp_dir().join(format!("tandem-replicas-{}", std::process::id())));
+        let state =
+            |i: usize| StateFolder::open(&folder.0.join(format!("edge{i}"))).expect("a folder");
+        let certificate = Identity::load_or_create(&state(0)).expect("one").certificate;
+        for i in 1..3 {
+            let identity = |i| state(i).path().join("identity.pem");
+            std::fs::copy(identity(0), identity(i)).expect("a copy");
+        }
+        let replicas: Vec<Replica> = (0..3).map(|i| Replica::start(&state(i))).collect();
+        let front = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let listen = front.local_addr().expect("an address");
+        drop(front);
+        let balancer = balancer(&folder, listen, &replicas);
+        let listens = async {
+            while TcpStream::connect(listen).await.is_err() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), listens).await.expect("the balancer");
+        let (_balancer, _folder, _alone) = (balancer, folder, alone);
+        Self { certificate, replicas, listen, _balancer, _folder, _alone }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn answers_go_on_when_one_replica_is_killed_and_one_drained() {
-    let folder =
-        Folder(std::env::temp_dir().join(format!("tandem-replicas-{}", std::process::id())));
-    let state = |i: usize| StateFolder::open(&folder.0.join(format!("edge{i}"))).expect("a folder");
-    let certificate: CertificateId = Identity::load_or_create(&state(0)).expect("one").certificate;
-    for i in 1..3 {
-        let identity = |i| state(i).path().join("identity.pem");
-        std::fs::copy(identity(0), identity(i)).expect("a copy");
-    }
-    let mut replicas: Vec<Replica> = (0..3).map(|i| Replica::start(&state(i))).collect();
-    let front = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    let listen = front.local_addr().expect("an address");
-    drop(front);
-    let _balancer = balancer(&folder, listen, &replicas);
+    let mut cluster = Cluster::start().await;
+    let (certificate, listen) = (cluster.certificate, cluster.listen);
+    let replicas = &mut cluster.replicas;
 
     let drafter = drafter(OTHER).await;
     let (mut links, mut requests) = (Vec::new(), Vec::new());
@@ -222,4 +261,91 @@ fn figures(total: usize, killed: usize, drained: usize) {
     println!(
         "{DEVICES} answers, {total} tokens; reconnected: {killed} after the kill, {drained} later"
     );
+}
+
+/// The whole answer to a request over TLS: its status and its body.
+async fn http(source: Ipv4Addr, to: SocketAddr, request: &str, body: &str) -> (u16, String) {
+    let connector = TlsConnector::from(Arc::new(middle::client()));
+    let name = ServerName::try_from("edge").expect("a name");
+    let exchange = async {
+        let socket = TcpSocket::new_v4().expect("a socket");
+        socket.bind((source, 0).into()).expect("an address of its own");
+        let mut stream = connector.connect(name, socket.connect(to).await?).await?;
+        let length = body.len();
+        let head = format!(
+            "{request} HTTP/1.1\r\nHost: edge\r\nConnection: close\r\nContent-Length: {length}\r\n\
+             Authorization: Bearer {TOKEN}\r\n\r\n{body}"
+        );
+        stream.write_all(head.as_bytes()).await?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await?;
+        std::io::Result::Ok(answer)
+    };
+    let answer = tokio::time::timeout(Duration::from_secs(60), exchange).await.expect("an answer");
+    let answer = answer.unwrap_or_else(|e| panic!("{request}: {e}"));
+    let (head, body) = answer.split_once("\r\n\r\n").expect("a head");
+    let status = head.split(' ').nth(1).and_then(|s| s.parse().ok()).expect("a status");
+    (status, body.to_owned())
+}
+
+/// What a chat client with this address is answered.
+async fn chat(source: Ipv4Addr, to: SocketAddr) -> String {
+    let (_, models) = http(source, to, "GET /v1/models", "").await;
+    let models: Value = serde_json::from_str(&models).expect("JSON");
+    let body = json!({
+        "model": models["data"][0]["id"],
+        "messages": [{ "role": "user", "content": "Why is the sea salt?" }],
+        "temperature": 0,
+        "max_tokens": 12,
+    });
+    let (status, answer) = http(source, to, "POST /v1/chat/completions", &body.to_string()).await;
+    assert_eq!(status, 200, "{answer}");
+    let answer: Value = serde_json::from_str(&answer).expect("JSON");
+    assert_eq!(answer["usage"]["completion_tokens"], 12, "{answer}");
+    answer["choices"][0]["message"]["content"].as_str().expect("a text").to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_address_cannot_take_all_connections_of_the_balancer() {
+    let cluster = Cluster::start().await;
+    let mut held = Vec::new();
+    for _ in 0..40 {
+        let socket = TcpSocket::new_v4().expect("a socket");
+        socket.bind((Ipv4Addr::new(127, 0, 9, 1), 0).into()).expect("an address of its own");
+        held.push(socket.connect(cluster.listen).await.expect("a connection"));
+    }
+    let mut closed = 0;
+    for stream in &mut held {
+        let end = tokio::time::timeout(Duration::from_millis(100), stream.read(&mut [0; 8])).await;
+        closed += usize::from(matches!(end, Ok(Ok(0) | Err(_))));
+    }
+    assert_eq!(closed, 40 - 32);
+    assert!(!chat(Ipv4Addr::new(127, 0, 9, 2), cluster.listen).await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn chat_clients_are_answered_after_their_replica_is_killed() {
+    let mut cluster = Cluster::start().await;
+    let clients: Vec<_> = (1..=6).map(|i| Ipv4Addr::new(127, 0, 8, i)).collect();
+    let mut texts = Vec::new();
+    for client in &clients {
+        texts.push(chat(*client, cluster.listen).await);
+    }
+    assert!(!texts[0].is_empty() && texts.iter().all(|t| *t == texts[0]), "{texts:?}");
+    let mut answered = Vec::new();
+    for replica in &cluster.replicas {
+        let (_, metrics) = http(clients[0], replica.address, "GET /metrics", "").await;
+        let count = metrics.lines().find_map(|l| {
+            l.strip_prefix("tandem_edge_chat_requests_total{status=\"200\"} ")?.parse().ok()
+        });
+        answered.push(count.unwrap_or(0_usize));
+    }
+    assert_eq!(answered.iter().sum::<usize>(), clients.len());
+    let most = (0..3).max_by_key(|i| answered[*i]).expect("three");
+    assert!(answered[most] < clients.len(), "all are at one replica: {answered:?}");
+    // At once, before the balancer has looked: who was at this replica must be sent elsewhere.
+    cluster.replicas[most].process.0.kill().expect("a kill");
+    for client in &clients {
+        assert_eq!(chat(*client, cluster.listen).await, texts[0]);
+    }
 }

@@ -1,30 +1,28 @@
 //! Clients that ask, stop, leave and come back, and know what must be written.
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use super::line::{Known, Line, Trouble, token};
+use anyhow::{Result, anyhow, ensure};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
-use tandem_device::{Channel, Incoming, Link, new_session};
+use tandem_device::{Link, new_session};
 use tandem_inference::{ChatMessage, Model, Role, Tokenizer};
-use tandem_protocol::{
-    ClientMessage, Draft, ErrorCode, Hello, Open, PROTOCOL_VERSION, ServerMessage, SessionId,
-    Stream, Verdict,
-};
-use tandem_speculation::{Correction, Sampling, TokenId};
-use tokio::time::{sleep, timeout};
+use tandem_protocol::{ClientMessage, Draft, Hello, PROTOCOL_VERSION, SessionId};
+use tandem_speculation::{Sampling, TokenId};
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 /// Longer than any round of a loaded edge.
-const PATIENCE: Duration = Duration::from_secs(120);
+pub const PATIENCE: Duration = Duration::from_secs(120);
 /// Before an edge that is full is asked again.
 const PAUSE: Duration = Duration::from_millis(300);
 
-/// A question and what the edge answers alone.
-struct Known {
-    prompt: Vec<TokenId>,
-    answer: Vec<TokenId>,
-}
+/// What makes a prompt long.
+const TEXT: &str =
+    "the lighthouse keeper wrote down what the sea did, each evening, in a thick book; ";
+/// Tokens of the answer to a client that is idle: it asks for one in half a minute or so.
+const IDLE_TOKENS: usize = 16;
 
 /// What happened, of all clients together.
 #[derive(Default)]
@@ -43,6 +41,8 @@ pub struct Tally {
     /// Times that the edge had no room.
     pub busy: AtomicU64,
     pub checked: AtomicU64,
+    /// Those of them that were written from what was filled again.
+    pub checked_after_refill: AtomicU64,
     pub draft_ms: Mutex<Vec<f64>>,
     pub token_ms: Mutex<Vec<f64>>,
 }
@@ -60,7 +60,7 @@ impl Tally {
         self.counts.store(false, Ordering::Relaxed);
     }
 
-    fn add(&self, what: &AtomicU64, n: usize) {
+    pub fn add(&self, what: &AtomicU64, n: usize) {
         if self.counts.load(Ordering::Relaxed) {
             what.fetch_add(n as u64, Ordering::Relaxed);
         }
@@ -79,28 +79,10 @@ impl Tally {
 pub struct Clients {
     address: SocketAddr,
     hello: Hello,
-    known: Arc<Vec<Known>>,
+    /// Of each client its own: where texts begin alike the edge takes over what another conversation has
+    /// computed, and nothing would have to be filled again.
+    known: Arc<Vec<Vec<Known>>>,
     tokenizer: Arc<Tokenizer>,
-}
-
-/// Why a round did not come.
-enum Trouble {
-    /// The edge does not know the conversation any more.
-    Forgotten,
-    Busy,
-    Lost,
-}
-
-/// One client's connection, and the answer on it.
-struct Line {
-    link: Link,
-    epoch: u32,
-    channel: Channel,
-    session: SessionId,
-    /// Rounds since it was opened.
-    round: u32,
-    /// Tokens that the edge has had of what is open.
-    had: u32,
 }
 
 /// Choices that a seed repeats.
@@ -122,8 +104,14 @@ impl Choices {
 }
 
 impl Clients {
-    /// Asks each question once, of an edge that has nothing else to do.
-    pub async fn prepare(model: &Model, address: SocketAddr, tokens: usize) -> Result<Self> {
+    /// Asks each question once, of an edge that has nothing else to do: three of each client at work, of
+    /// which one is short and one is long, and a short one of each that is `idle`.
+    pub async fn prepare(
+        model: &Model,
+        address: SocketAddr,
+        (idle, working): (usize, usize),
+        tokens: usize,
+    ) -> Result<Self> {
         let hello = Hello {
             protocol: PROTOCOL_VERSION,
             app_version: env!("CARGO_PKG_VERSION").into(),
@@ -134,48 +122,65 @@ impl Clients {
         let tokenizer = Arc::clone(model.tokenizer());
         let mut all = Self { address, hello, known: Arc::default(), tokenizer };
         let mut known = Vec::new();
-        let text =
-            "The lighthouse keeper wrote down what the sea did, each evening, in a thick book. ";
-        for (i, repeat) in [0, 0, 0, 0, 4, 4, 8, 8, 16, 30].into_iter().enumerate() {
-            let question =
-                format!("{}Question {i}: what happens next, and why?", text.repeat(repeat));
-            let message = ChatMessage { role: Role::User, content: question };
-            let prompt = model.tokenizer().encode_chat(&[message])?;
-            let mut line = all.line(new_session()).await?;
-            line.open(&prompt, &Sampling::GREEDY);
-            line.ask(prompt.len(), tokens);
-            let mut answer = Vec::new();
-            while answer.len() < tokens && !answer.last().is_some_and(|t| all.tokenizer.is_end(*t))
-            {
-                let verdict = line.verdict(&Tally::default()).await?;
-                let verdict = verdict.map_err(|_| anyhow!("the edge does not answer alone"))?;
-                answer.push(token(&verdict)?);
+        for client in 0..idle + working {
+            let (repeats, tokens) = match client.checked_sub(idle) {
+                None => (vec![1], tokens.min(IDLE_TOKENS)),
+                Some(n) => (vec![0, [4, 8][n % 2], [16, 30][n / 2 % 2]], tokens),
+            };
+            let mut own = Vec::new();
+            for (i, repeat) in repeats.into_iter().enumerate() {
+                let question = format!(
+                    "In the tale of keeper {client}, {}part {i}: what happens next, and why?",
+                    TEXT.repeat(repeat)
+                );
+                own.push(all.ask_alone(model, &question, tokens).await?);
             }
-            known.push(Known { prompt, answer });
+            known.push(own);
         }
         all.known = Arc::new(known);
         Ok(all)
     }
 
+    async fn ask_alone(&self, model: &Model, question: &str, tokens: usize) -> Result<Known> {
+        let message = ChatMessage { role: Role::User, content: question.into() };
+        let prompt = model.tokenizer().encode_chat(&[message])?;
+        let mut line = self.line(new_session()).await?;
+        line.open(&prompt, &Sampling::GREEDY);
+        line.ask(prompt.len(), tokens);
+        let mut answer = Vec::new();
+        while answer.len() < tokens && !answer.last().is_some_and(|t| self.tokenizer.is_end(*t)) {
+            let verdict = line.verdict(&Tally::default()).await?;
+            let verdict = verdict.map_err(|_| anyhow!("the edge does not answer alone"))?;
+            answer.push(token(&verdict)?);
+        }
+        Ok(Known { prompt, answer })
+    }
+
     /// How many questions there are.
     pub fn known(&self) -> usize {
-        self.known.len()
+        self.known.iter().map(Vec::len).sum()
     }
 
     async fn line(&self, session: SessionId) -> Result<Line> {
         let link = Link::start(self.address.to_string().parse()?, self.hello.clone());
         let (_, epoch) = link.connected(PATIENCE).await.map_err(|e| anyhow!(e))?;
         let channel = link.channel();
-        Ok(Line { link, epoch, channel, session, round: 0, had: 0 })
+        Ok(Line { link, epoch, channel, session, round: 0, had: 0, refilled: false })
     }
 
     /// One answer after the other, in all the ways of which clients ask.
-    pub async fn work(&self, seed: u64, tally: &Tally, over: &CancellationToken) -> Result<()> {
+    pub async fn work(
+        &self,
+        (client, seed): (usize, u64),
+        tally: &Tally,
+        over: &CancellationToken,
+    ) -> Result<()> {
         let mut choices = Choices(seed);
         let mut line = self.line(new_session()).await?;
         let mut first = true;
         while !over.is_cancelled() {
-            let known = &self.known[choices.below(self.known.len())];
+            let own = &self.known[client];
+            let known = &own[choices.below(own.len())];
             if choices.percent(60) {
                 line.session = new_session();
             }
@@ -193,11 +198,15 @@ impl Clients {
     }
 
     /// One token, a long pause, and again.
-    pub async fn idle(&self, seed: u64, tally: &Tally, over: &CancellationToken) -> Result<()> {
+    pub async fn idle(
+        &self,
+        (client, seed): (usize, u64),
+        tally: &Tally,
+        over: &CancellationToken,
+    ) -> Result<()> {
         let mut choices = Choices(seed);
         let mut line = self.line(new_session()).await?;
-        // Those without a text before them are short.
-        let known = &self.known[choices.below(4)];
+        let known = &self.known[client][0];
         let mut at = 0;
         let mut open = false;
         loop {
@@ -208,7 +217,7 @@ impl Clients {
             line.ask(known.prompt.len() + at, 1);
             match line.verdict(tally).await? {
                 Ok(verdict) => {
-                    check(known, at, token(&verdict)?, tally)?;
+                    line.check(known, at, token(&verdict)?, tally)?;
                     at += 1;
                     if at == 1 {
                         tally.begun.fetch_add(1, Ordering::Relaxed);
@@ -289,7 +298,7 @@ impl Clients {
                     tally.took(&tally.draft_ms, sent);
                     let accepted = usize::from(verdict.accepted);
                     ensure!(accepted <= gamma, "more was accepted than drafted");
-                    check(known, at + accepted, token(&verdict)?, tally)?;
+                    line.check(known, at + accepted, token(&verdict)?, tally)?;
                     at += accepted + 1;
                     tally.add(&tally.tokens, accepted + 1);
                 }
@@ -338,7 +347,7 @@ impl Clients {
                     before = Instant::now();
                     let token = token(&verdict)?;
                     if greedy {
-                        check(known, at, token, tally)?;
+                        line.check(known, at, token, tally)?;
                     }
                     at += 1;
                     tally.add(&tally.tokens, 1);
@@ -365,92 +374,4 @@ impl Clients {
         tally.add(&tally.answers, 1);
         Ok(())
     }
-}
-
-impl Line {
-    fn send(&self, message: &ClientMessage) {
-        self.link.send(self.epoch, message);
-    }
-
-    fn open(&mut self, tokens: &[TokenId], sampling: &Sampling) {
-        self.channel = self.link.channel();
-        self.round = 0;
-        self.send(&ClientMessage::Open(Open {
-            session: self.session,
-            generation: self.channel.generation,
-            tokens: tokens.to_vec(),
-            sampling: *sampling,
-            seed: 1,
-            branch: 0,
-        }));
-    }
-
-    /// Opens an answer of which so many tokens are there.
-    fn resume(&mut self, known: &Known, at: usize, sampling: &Sampling) {
-        let tokens = [&known.prompt[..], &known.answer[..at]].concat();
-        self.open(&tokens, sampling);
-        // The last token is for the first round, and the one before it may have been.
-        self.had = if at > 0 { (tokens.len() - 2) as u32 } else { 0 };
-    }
-
-    /// Asks for plain tokens.
-    fn ask(&mut self, prefix: usize, most: usize) {
-        self.send(&ClientMessage::Stream(Stream {
-            generation: self.channel.generation,
-            round: self.round,
-            prefix_len: prefix as u32,
-            committed: Vec::new(),
-            max_tokens: most as u32,
-            drafts: false,
-        }));
-    }
-
-    fn cancel(&self) {
-        self.send(&ClientMessage::Cancel { generation: self.channel.generation });
-    }
-
-    /// The next round's verdict.
-    async fn verdict(&mut self, tally: &Tally) -> Result<Result<Verdict, Trouble>> {
-        loop {
-            let incoming = timeout(PATIENCE, self.channel.next()).await;
-            match incoming.context("the edge does not answer")? {
-                Incoming::Message { message: ServerMessage::Verdict(v), .. } => {
-                    ensure!(v.round == self.round, "round {} came as {}", self.round, v.round);
-                    self.round += 1;
-                    return Ok(Ok(v));
-                }
-                Incoming::Message { message: ServerMessage::Prefill(p), .. } => {
-                    let missing = std::mem::take(&mut self.had).saturating_sub(p.cached);
-                    if missing > 0 {
-                        tally.add(&tally.refills, 1);
-                        tally.add(&tally.refilled, missing as usize);
-                    }
-                }
-                Incoming::Message { message: ServerMessage::Error(e), .. } => match e.code {
-                    ErrorCode::Busy => return Ok(Err(Trouble::Busy)),
-                    ErrorCode::State if e.message.contains("open it again") => {
-                        return Ok(Err(Trouble::Forgotten));
-                    }
-                    _ => bail!("the edge says: {}", e.message),
-                },
-                Incoming::Message { .. } => {}
-                Incoming::Lost => return Ok(Err(Trouble::Lost)),
-            }
-        }
-    }
-}
-
-/// The token that a verdict of the edge's own choice ends with.
-fn token(verdict: &Verdict) -> Result<TokenId> {
-    match verdict.correction {
-        Correction::Bonus(token) | Correction::Token(token) => Ok(token),
-        _ => bail!("the edge did not choose the token"),
-    }
-}
-
-/// Whatever others do meanwhile, the edge must write what it wrote alone.
-fn check(known: &Known, at: usize, token: TokenId, tally: &Tally) -> Result<()> {
-    ensure!(known.answer.get(at) == Some(&token), "the edge wrote another text under load");
-    tally.add(&tally.checked, 1);
-    Ok(())
 }

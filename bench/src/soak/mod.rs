@@ -3,6 +3,7 @@
 //! caches than all of them need. What the edge writes is compared with what it wrote alone.
 
 mod client;
+mod line;
 mod report;
 
 use crate::facts;
@@ -70,7 +71,8 @@ pub fn run(args: &Args) -> Result<()> {
 }
 
 async fn soak(args: &Args, model: &Model, edge: &Edge) -> Result<Report> {
-    let clients = Clients::prepare(model, edge.address, args.tokens).await?;
+    let clients =
+        Clients::prepare(model, edge.address, (args.idle, args.clients), args.tokens).await?;
     println!("{} answers are known; {} clients begin", clients.known(), args.clients + args.idle);
     let (tally, over) = (Arc::new(Tally::default()), CancellationToken::new());
     let mut all = JoinSet::new();
@@ -83,9 +85,9 @@ async fn soak(args: &Args, model: &Model, edge: &Edge) -> Result<Report> {
         let (idle, seed) = (i < args.idle, args.seed.wrapping_mul(1_000_003) + i as u64);
         all.spawn(async move {
             if idle {
-                clients.idle(seed, &tally, &over).await
+                clients.idle((i, seed), &tally, &over).await
             } else {
-                clients.work(seed, &tally, &over).await
+                clients.work((i, seed), &tally, &over).await
             }
         });
     }

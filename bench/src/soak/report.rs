@@ -92,6 +92,8 @@ pub struct Report {
     refilled_tokens: u64,
     /// Tokens that were compared with what the edge writes alone; a wrong one ends the run without a result.
     compared_tokens: u64,
+    /// Those of them that were written from a conversation that was filled again.
+    compared_after_refill: u64,
     /// From a draft to its verdict.
     drafts: Rounds,
     /// From a plain token to the next.
@@ -131,6 +133,7 @@ impl Report {
             refills: count(&tally.refills),
             refilled_tokens: count(&tally.refilled),
             compared_tokens: count(&tally.checked),
+            compared_after_refill: count(&tally.checked_after_refill),
             drafts: Rounds::of(&tally.draft_ms).context(nothing)?,
             plain: Rounds::of(&tally.token_ms).context(nothing)?,
             memory_fifths_mib: fifths,
@@ -141,6 +144,9 @@ impl Report {
 
     /// Why the run was not good.
     pub fn problem(&self) -> Option<String> {
+        if self.whole && self.compared_after_refill == 0 {
+            return Some("no conversation was filled again: take less --kv".into());
+        }
         (!self.memory_is_flat).then(|| {
             format!(
                 "the edge's memory grows: medians of the fifths {:?} MiB",
@@ -171,7 +177,11 @@ impl fmt::Display for Report {
                 r.count, r.p50_ms, r.p95_ms, r.p99_ms
             )?;
         }
-        writeln!(f, "{} tokens compared, none wrong", self.compared_tokens)?;
+        writeln!(
+            f,
+            "{} tokens compared, {} of them after a refill, none wrong",
+            self.compared_tokens, self.compared_after_refill
+        )?;
         let flat = if self.memory_is_flat { "flat" } else { "GROWS" };
         writeln!(f, "memory by fifths: {:.0?} MiB, {flat}", self.memory_fifths_mib)
     }

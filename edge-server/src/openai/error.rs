@@ -66,11 +66,6 @@ impl ApiError {
         Self::new(StatusCode::METHOD_NOT_ALLOWED, Some("method_not_allowed"), text)
     }
 
-    pub(super) fn from_a_page() -> Self {
-        let text = "web pages may not use this edge";
-        Self::new(StatusCode::FORBIDDEN, Some("origin_not_allowed"), text)
-    }
-
     pub(super) fn too_large(most: usize) -> Self {
         let text = format!("the request has more than {} KiB; shorten it", most >> 10);
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, Some("request_too_large"), text)
@@ -122,7 +117,7 @@ impl ApiError {
         }
     }
 
-    /// Access's refusal, which is plain text, in this form; its status and headers stay.
+    /// A refusal of access or of the listener, which is plain text, in this form; its status and headers stay.
     pub(super) async fn denied(refusal: Response) -> Response {
         let (mut parts, body) = refusal.into_parts();
         let text = to_bytes(body, MAX_REFUSAL).await.unwrap_or_default();
@@ -130,6 +125,7 @@ impl ApiError {
         let code = match parts.status {
             StatusCode::UNAUTHORIZED => "invalid_api_key",
             StatusCode::TOO_MANY_REQUESTS => "rate_limit_exceeded",
+            StatusCode::FORBIDDEN => "origin_not_allowed",
             _ => "access_denied",
         };
         let mut response = Self::new(parts.status, Some(code), text.trim()).into_response();

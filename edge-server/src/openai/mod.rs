@@ -17,7 +17,7 @@ use answer::Answer;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Path, State};
-use axum::http::{HeaderMap, header};
+use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use error::ApiError;
@@ -29,6 +29,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tandem_inference::Tokenizer;
+use tandem_protocol::{CONTROL_PATH, SOCKET_PATH};
 use text::Text;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
@@ -76,10 +77,6 @@ impl Door {
     }
 
     async fn admit(&self, headers: &HeaderMap) -> Result<Pass, Response> {
-        // A page in a browser has no business here, even without a token to guess.
-        if headers.contains_key(header::ORIGIN) {
-            return Err(ApiError::from_a_page().into_response());
-        }
         match self.access.admit(headers) {
             Ok(pass) => {
                 self.access.seen(&pass);
@@ -124,6 +121,17 @@ impl Door {
             Generation::start(&self.shared, connection, pass, [place, own], request.order).await?;
         let answer = Answer::begin(welcome.model.clone(), generation, text, prompt).await?;
         if request.stream { Ok(answer.stream(request.usage)) } else { answer.whole().await }
+    }
+}
+
+/// A refusal of the listener to a request for `path`, which is plain text, in the form that OpenAI's
+/// clients read if the path is one of theirs.
+pub(crate) async fn refusal(path: &str, refusal: Response) -> Response {
+    let sockets = [SOCKET_PATH, CONTROL_PATH];
+    if path.starts_with("/v1/") && !sockets.contains(&path) {
+        ApiError::denied(refusal).await
+    } else {
+        refusal
     }
 }
 

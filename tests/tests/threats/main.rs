@@ -4,6 +4,7 @@
 #[path = "../boxes/middle.rs"]
 #[allow(dead_code)]
 mod middle;
+mod places;
 #[path = "../boxes/setup.rs"]
 #[allow(dead_code)]
 mod setup;
@@ -43,9 +44,8 @@ async fn paired(edge: &Edge, name: &str) -> Paired {
 }
 
 fn open(session: u16, generation: u32, tokens: Vec<TokenId>) -> ClientMessage {
-    let mut id = [7; 16];
-    id[..2].copy_from_slice(&session.to_le_bytes());
-    let (session, sampling) = (SessionId(id), Sampling::GREEDY);
+    let session = SessionId([session.to_le_bytes(); 8].concat().try_into().expect("16 bytes"));
+    let sampling = Sampling::GREEDY;
     ClientMessage::Open(Open { session, generation, tokens, sampling, seed: 1, branch: 0 })
 }
 
