@@ -6,14 +6,17 @@ import { setTimeout as sleep } from 'node:timers/promises';
 
 const ELEMENT = 'element-6066-11e4-a52e-4f735466cecf';
 
-/** Starts Xvfb, the driver and the app. `env` goes to the app. */
-export async function open(binary, env, { width = 1100, height = 800 } = {}) {
+/** Starts Xvfb, the driver and the app. `env` goes to the app; `managed` adds a window manager. */
+export async function open(binary, env, { width = 1100, height = 800, managed = false } = {}) {
   const display = `:${90 + Math.floor(Math.random() * 400)}`;
   const port = 20000 + Math.floor(Math.random() * 20000);
   const xvfb = spawn('Xvfb', [display, '-screen', '0', `${width}x${height}x24`], {
     stdio: 'ignore',
   });
   await sleep(700);
+  // Without one no window has the focus, is hidden or closed by a person.
+  const manager =
+    managed && spawn('openbox', [], { stdio: 'ignore', env: { ...process.env, DISPLAY: display } });
   const driver = spawn('WebKitWebDriver', [`--port=${port}`], {
     stdio: ['ignore', 2, 2],
     env: {
@@ -42,6 +45,7 @@ export async function open(binary, env, { width = 1100, height = 800 } = {}) {
   });
   const at = `/session/${sessionId}`;
   const page = {
+    display,
     find: async (css) => {
       const found = await call('POST', `${at}/elements`, { using: 'css selector', value: css });
       return found.map((element) => element[ELEMENT]);
@@ -104,6 +108,7 @@ export async function open(binary, env, { width = 1100, height = 800 } = {}) {
     close: async () => {
       await call('DELETE', at).catch(() => {});
       driver.kill();
+      if (manager) manager.kill();
       xvfb.kill();
       await sleep(500);
     },
