@@ -273,6 +273,7 @@ mod tests {
                 assert_eq!(out, plain, "{kind:?} {isa:?}");
             }
         }
+        println!("computed on {}", Isa::detect().name());
     }
 
     #[test]

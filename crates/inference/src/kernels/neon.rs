@@ -130,17 +130,18 @@ fn rows256<F: Format256, const DOT: bool, const M: usize>(
                     part[m] = dot_sixteen::<DOT>(part[m], w, &q[m][sixteen]);
                 }
             }
-            let scale = byte(h.scales[share / 4], share % 4);
+            let scale = byte(h.scales[share / 4], share % 4, F::SIGNED);
             for m in 0..M {
                 dot[m] = vmlaq_s32(dot[m], part[m], scale);
             }
         }
         let mut offset = [vdupq_n_s32(0); M];
         for eight in 0..eights {
-            let eight_offsets = eight_offsets(h.offsets[2 * eight], h.offsets[2 * eight + 1]);
+            let [low, high] = [h.offsets[2 * eight], h.offsets[2 * eight + 1]];
+            let offsets = eight_offsets(low, high, F::SIGNED);
             for m in 0..M {
                 let sums = &sums[m][b * eights + eight];
-                offset[m] = add_offsets(offset[m], eight_offsets, sums);
+                offset[m] = add_offsets(offset[m], offsets, sums);
             }
         }
         for m in 0..M {
@@ -202,12 +203,7 @@ fn vector256<F: Format256>(b: &[u8], i: usize) -> int8x16_t {
             let (half, quarter) = (i / 32, i / 8 % 4);
             let low = nibble(load(b, 16 * (half * 16 + quarter % 2 * 8 + i % 8)), quarter / 2);
             let high = load(b, ROWS * high + 16 * (half * 8 + i % 8));
-            let high = match quarter {
-                0 => vshlq_n_u8::<4>(high),
-                1 => vshlq_n_u8::<2>(high),
-                2 => high,
-                _ => vshrq_n_u8::<2>(high),
-            };
+            let high = shifted(high, 4 - 2 * quarter as isize);
             vorrq_u8(low, vandq_u8(high, vdupq_n_u8(0x30)))
         }
     };
@@ -217,31 +213,30 @@ fn vector256<F: Format256>(b: &[u8], i: usize) -> int8x16_t {
 /// Byte `i` of each lane as a number.
 #[target_feature(enable = "neon")]
 #[inline]
-fn byte(bytes: uint8x16_t, i: usize) -> int32x4_t {
-    // To the top, and down again with its sign; what has no sign has six bits.
+fn byte(bytes: uint8x16_t, i: usize, signed: bool) -> int32x4_t {
+    // To the top, and down again with its sign or without.
     let v = vreinterpretq_s32_u8(bytes);
-    let top = match i {
-        0 => vshlq_n_s32::<24>(v),
-        1 => vshlq_n_s32::<16>(v),
-        2 => vshlq_n_s32::<8>(v),
-        _ => v,
-    };
-    vshrq_n_s32::<24>(top)
+    let top = vshlq_s32(v, vdupq_n_s32(24 - 8 * i as i32));
+    if signed {
+        vshrq_n_s32::<24>(top)
+    } else {
+        vreinterpretq_s32_u32(vshrq_n_u32::<24>(vreinterpretq_u32_s32(top)))
+    }
 }
 
 /// Eight offsets of each of four rows.
 #[target_feature(enable = "neon")]
 #[inline]
-fn eight_offsets(a: uint8x16_t, b: uint8x16_t) -> [int16x4_t; 8] {
+fn eight_offsets(a: uint8x16_t, b: uint8x16_t, signed: bool) -> [int16x4_t; 8] {
     [
-        vmovn_s32(byte(a, 0)),
-        vmovn_s32(byte(a, 1)),
-        vmovn_s32(byte(a, 2)),
-        vmovn_s32(byte(a, 3)),
-        vmovn_s32(byte(b, 0)),
-        vmovn_s32(byte(b, 1)),
-        vmovn_s32(byte(b, 2)),
-        vmovn_s32(byte(b, 3)),
+        vmovn_s32(byte(a, 0, signed)),
+        vmovn_s32(byte(a, 1, signed)),
+        vmovn_s32(byte(a, 2, signed)),
+        vmovn_s32(byte(a, 3, signed)),
+        vmovn_s32(byte(b, 0, signed)),
+        vmovn_s32(byte(b, 1, signed)),
+        vmovn_s32(byte(b, 2, signed)),
+        vmovn_s32(byte(b, 3, signed)),
     ]
 }
 
@@ -265,24 +260,22 @@ fn add_offsets(sum: int32x4_t, offsets: [int16x4_t; 8], sums: &[i16; 8]) -> int3
 #[target_feature(enable = "neon")]
 #[inline]
 fn nibble(v: uint8x16_t, high: usize) -> uint8x16_t {
-    if high == 0 { vandq_u8(v, vdupq_n_u8(15)) } else { vshrq_n_u8::<4>(v) }
+    vandq_u8(shifted(v, -4 * high as isize), vdupq_n_u8(15))
 }
 
 /// Bit `i` of each byte, moved to bit 4.
 #[target_feature(enable = "neon")]
 #[inline]
 fn bit_as_sixteen(v: uint8x16_t, i: usize) -> uint8x16_t {
-    let v = match i {
-        0 => vshlq_n_u8::<4>(v),
-        1 => vshlq_n_u8::<3>(v),
-        2 => vshlq_n_u8::<2>(v),
-        3 => vshlq_n_u8::<1>(v),
-        4 => v,
-        5 => vshrq_n_u8::<1>(v),
-        6 => vshrq_n_u8::<2>(v),
-        _ => vshrq_n_u8::<3>(v),
-    };
-    vandq_u8(v, vdupq_n_u8(16))
+    vandq_u8(shifted(v, 4 - i as isize), vdupq_n_u8(16))
+}
+
+/// Each byte shifted, to the left when positive. By a number in a register, so that a loop over such
+/// numbers needs neither branches nor to be unrolled.
+#[target_feature(enable = "neon")]
+#[inline]
+fn shifted(v: uint8x16_t, by: isize) -> uint8x16_t {
+    vshlq_u8(v, vdupq_n_s8(by as i8))
 }
 
 // ---- blocks of 32 ----
