@@ -4,27 +4,10 @@
 // Where rustup has the target, that is used. Otherwise, on Debian, the standard library is checked
 // from the sources that Debian packages, with the compiler that fits them. What the build scripts
 // compile in C or assembly is compiled by zig, from PyPI, against another library of C: nothing is linked.
-import { spawnSync } from 'node:child_process';
-import {
-  chmodSync,
-  existsSync,
-  mkdirSync,
-  readdirSync,
-  renameSync,
-  rmSync,
-  writeFileSync,
-} from 'node:fs';
+import { chmodSync, existsSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
-import {
-  cacheFolder,
-  checkToolchain,
-  fail,
-  must,
-  npmPackages,
-  pythonTools,
-  root,
-  say,
-} from './lib/system.mjs';
+import { rustFor } from './lib/cross.mjs';
+import { checkToolchain, fail, must, npmPackages, pythonTools, root, say } from './lib/system.mjs';
 
 const PHONES = {
   android: { target: 'aarch64-linux-android', c: 'aarch64-linux-musl' },
@@ -32,53 +15,6 @@ const PHONES = {
 };
 const { target, c } =
   PHONES[process.argv[2]] ?? fail(`say which phone: ${Object.keys(PHONES).join(' or ')}`);
-const tools = path.join(cacheFolder(), 'tools');
-
-const output = (command, args) => spawnSync(command, args, { encoding: 'utf8' }).stdout ?? '';
-
-/** The first package with such a name that another one needs. */
-function needs(name, pattern) {
-  const found = output('apt-cache', ['depends', name]).match(pattern);
-  return found ? found[0] : fail(`Debian's ${name} needs no ${pattern}: this is not known here`);
-}
-
-/** Fills a folder of the cache once; what was broken off is begun again. */
-async function once(folder, fill) {
-  if (existsSync(folder)) return;
-  const part = `${folder}.part`;
-  rmSync(part, { recursive: true, force: true });
-  mkdirSync(part, { recursive: true });
-  await fill(part);
-  renameSync(part, folder);
-}
-
-/** Debian's compiler and the sources of its standard library; nothing is installed. */
-async function debianRust() {
-  const folder = path.join(tools, 'rust-phones');
-  await once(folder, async (part) => {
-    if (!existsSync('/usr/bin/apt-get')) {
-      fail(`the phone's standard library is missing: run \`rustup target add ${target}\``);
-    }
-    const library = needs('libstd-rust-web-dev', /libstd-rust-web-[\d.]+/);
-    const llvm = needs(library, /libllvm\d+/);
-    const packages = ['rustc-web', library, 'libstd-rust-web-dev', 'rust-web-src', llvm];
-    say(`downloading ${packages.join(' ')}`);
-    await must('apt-get', ['download', '-q', ...packages], { cwd: part });
-    for (const file of readdirSync(part).filter((name) => name.endsWith('.deb'))) {
-      await must('dpkg-deb', ['-x', file, '.'], { cwd: part });
-      rmSync(path.join(part, file));
-    }
-  });
-  const libraries = readdirSync(path.join(folder, 'usr/lib')).filter((name) => name !== 'rustlib');
-  const paths = libraries.map((name) => path.join(folder, 'usr/lib', name));
-  return {
-    RUSTC: path.join(folder, 'usr/bin/rustc'),
-    RUSTDOC: path.join(folder, 'usr/bin/rustdoc'),
-    LD_LIBRARY_PATH: [...paths, ...paths.map((p) => path.join(p, 'lib'))].join(':'),
-    // Building the standard library is not stable yet.
-    RUSTC_BOOTSTRAP: '1',
-  };
-}
 
 /** zig as a C compiler for the target. Drops the target that build scripts add. */
 async function zig() {
@@ -108,12 +44,10 @@ if (!existsSync(path.join(root, 'ui/dist/index.html'))) {
     shell: process.platform === 'win32',
   });
 }
-const installed = output('rustup', ['target', 'list', '--installed']).includes(target);
-const rust = installed ? {} : await debianRust();
-const std = installed ? [] : ['-Zbuild-std=std,panic_abort'];
+const rust = await rustFor(target, 'panic_abort');
 const env = {
   ...process.env,
-  ...rust,
+  ...rust.env,
   ...(await zig()),
   // Another compiler: a folder of its own.
   CARGO_TARGET_DIR: path.join(process.env.CARGO_TARGET_DIR, 'mobile'),
@@ -121,7 +55,7 @@ const env = {
 const start = Date.now();
 await must(
   'cargo',
-  ['check', '--locked', '-p', 'tandem-app', '--lib', '--target', target, ...std],
+  ['check', '--locked', '-p', 'tandem-app', '--lib', '--target', target, ...rust.args],
   {
     env,
   },

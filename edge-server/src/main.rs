@@ -81,7 +81,8 @@ struct Serve {
     /// What computes: auto (a GPU if this build supports one and it is there), cpu or gpu.
     #[arg(long, value_name = "WHAT", default_value = "auto")]
     device: DeviceChoice,
-    /// How keys and values are kept on the CPU: f16, or f32 for twice the memory.
+    /// How keys and values are kept on the CPU: f16; f32 for twice the memory; or q8 for 56 % of it, which
+    /// is approximate: answers are then those of the model with keys and values rounded to 8 bits.
     #[arg(long, value_name = "FORMAT", default_value = "f16")]
     kv_format: KvFormat,
     /// Compute threads; as many as the machine has when absent.

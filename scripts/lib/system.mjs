@@ -123,7 +123,7 @@ export function checkToolchain() {
 export async function systemPackages(packages) {
   if (process.platform !== 'linux') return;
   if (!has('dpkg-query', ['--version'])) {
-    say(`if the build of the window fails, install what corresponds to: ${packages.join(' ')}`);
+    say(`if the build fails, install what corresponds to: ${packages.join(' ')}`);
     return;
   }
   const installed = (name) => {

@@ -129,7 +129,7 @@ impl Shape {
 
     /// Bytes of KV cache that one token takes.
     pub(crate) fn cache_bytes_per_token(&self, format: KvFormat) -> usize {
-        self.layers * self.kv_width() * 2 * format.bytes()
+        self.layers * self.kv_heads * 2 * format.bytes(self.head_width)
     }
 }
 

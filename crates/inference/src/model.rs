@@ -22,7 +22,7 @@ pub struct LoadOptions {
     pub threads: Option<usize>,
     /// What computes.
     pub device: DeviceChoice,
-    /// How the CPU keeps keys and values. A GPU keeps them as they are computed.
+    /// How the CPU keeps keys and values. A GPU keeps them as they are computed, and takes no `Q8`.
     pub kv: KvFormat,
 }
 
@@ -111,7 +111,15 @@ impl Backend {
         vocab: usize,
         options: &LoadOptions,
     ) -> Result<Self, Error> {
-        let tensor = |device| TensorModel::load(file, shape.clone(), vocab, device);
+        let tensor = |device| {
+            if options.kv == KvFormat::Q8 {
+                return Err(Error::Usage(
+                    "keys and values in 8 bits (q8) are for the CPU; a GPU keeps them as they are \
+                     computed: choose the CPU, or another format",
+                ));
+            }
+            TensorModel::load(file, shape.clone(), vocab, device)
+        };
         let gpu = match options.device {
             DeviceChoice::Auto | DeviceChoice::Gpu => gpu(),
             DeviceChoice::Reference => return tensor(Device::Cpu).map(Self::Tensor),
@@ -119,7 +127,7 @@ impl Backend {
         };
         match (gpu.map(tensor), options.device) {
             (Ok(Ok(model)), _) => return Ok(Self::Tensor(model)),
-            (Ok(Err(e)), DeviceChoice::Gpu) => return Err(e),
+            (Ok(Err(e)), DeviceChoice::Gpu) | (Ok(Err(e @ Error::Usage(_))), _) => return Err(e),
             (Err(reason), DeviceChoice::Gpu) => return Err(Error::NoGpu { reason }),
             (Ok(Err(e)), _) => tracing::warn!("the GPU cannot take the model, the CPU does: {e}"),
             (Err(reason), _) => tracing::debug!("no GPU: {reason}"),

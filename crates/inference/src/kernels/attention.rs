@@ -8,12 +8,14 @@
 //! gives does not depend on the rows beside it.
 //!
 //! Sixteen keys are scored side by side, a lane each: no sum ever crosses lanes.
-#![allow(unsafe_code)] // Only to call a function compiled for AVX2 after the machine was found to have it.
+#![allow(unsafe_code)] // Only to call a function compiled for instructions that the machine was found to have.
 
 use super::Isa;
 #[cfg(target_arch = "x86_64")]
 use super::attention_avx2::block_avx2;
-use super::history::{Head, History, KvFormat, Number, TOGETHER};
+#[cfg(target_arch = "aarch64")]
+use super::attention_neon::block_neon;
+use super::history::{Head, History, KvFormat, Number, SHARE, TOGETHER};
 use rayon::prelude::*;
 
 /// Keys of a task: keys and values of one head then fit into a small second-level cache.
@@ -32,10 +34,11 @@ pub(crate) fn attend(
     match history.format() {
         KvFormat::F16 => attend_as::<u16>(isa, q, heads, (history, layer), past, out),
         KvFormat::F32 => attend_as::<f32>(isa, q, heads, (history, layer), past, out),
+        KvFormat::Q8 => attend_as::<i8>(isa, q, heads, (history, layer), past, out),
     }
 }
 
-fn attend_as<N: OnAvx2>(
+fn attend_as<N: Loaded>(
     isa: Isa,
     q: &[f32],
     heads: usize,
@@ -69,6 +72,9 @@ fn attend_as<N: OnAvx2>(
             #[cfg(target_arch = "x86_64")]
             // SAFETY: `Isa::Avx2` and `Isa::Avx512` exist only on a machine with AVX2, FMA and F16C.
             Isa::Avx2 | Isa::Avx512 => unsafe { block_avx2(&task, part) },
+            #[cfg(target_arch = "aarch64")]
+            // SAFETY: NEON is part of every aarch64 target.
+            Isa::NeonDot | Isa::Neon => unsafe { block_neon(&task, part) },
             Isa::Portable => one_block(&task, part),
         }
     };
@@ -103,11 +109,13 @@ fn attend_as<N: OnAvx2>(
     }
 }
 
-/// A number with instructions of its own where the machine has them.
 #[cfg(target_arch = "x86_64")]
-pub(super) use super::attention_avx2::OnAvx2;
-#[cfg(not(target_arch = "x86_64"))]
-use Number as OnAvx2;
+use super::attention_avx2::OnAvx2 as Loaded;
+#[cfg(target_arch = "aarch64")]
+use super::attention_neon::OnNeon as Loaded;
+/// A number with instructions of its own where the machine has them.
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+use Number as Loaded;
 
 /// One row, one KV head, one block of keys.
 pub(super) struct Task<'a, N> {
@@ -129,33 +137,74 @@ impl<N> Task<'_, N> {
     }
 }
 
+impl<N: Number> Task<'_, N> {
+    /// Numbers of a head whose products are added before their scale is applied.
+    pub(super) fn share(&self) -> usize {
+        if N::SCALED { SHARE } else { self.width }
+    }
+
+    /// Makes `scaled` the weights of the tokens, times the scales of a share of their values.
+    #[inline(always)]
+    pub(super) fn scale_weights(&self, share: usize, weights: &[f32], scaled: &mut [f32]) {
+        for block in 0..self.keys.div_ceil(TOGETHER) {
+            let scales = &self.history.scales(self.first + block).1[share * TOGETHER..];
+            let at = block * TOGETHER;
+            for i in 0..TOGETHER {
+                scaled[at + i] = weights[at + i] * scales[i];
+            }
+        }
+    }
+}
+
 /// In plain Rust: the reference of the tests.
 fn one_block<N: Number>(task: &Task<'_, N>, part: &mut [f32]) {
     let &Task { group, width, q, history, first, keys } = task;
+    let share = task.share();
     let (sums, softmax) = part.split_at_mut(group * width);
     let (maxima, totals) = softmax.split_at_mut(group);
-    let mut scores = [0.0f32; BLOCK];
+    let (mut scores, mut scaled) = ([0.0f32; BLOCK], [0.0f32; BLOCK]);
     for head in 0..group {
         let q = &q[head * width..][..width];
         for (block, scores) in
             scores[..keys.next_multiple_of(TOGETHER)].chunks_exact_mut(TOGETHER).enumerate()
         {
             scores.fill(0.0);
-            for (q, keys) in q.iter().zip(history.block(first + block).0.chunks_exact(TOGETHER)) {
-                for (score, key) in scores.iter_mut().zip(keys) {
-                    *score += q * key.to_f32();
+            let shares = history.block(first + block).0.chunks(share * TOGETHER);
+            for (at, (q, keys)) in q.chunks(share).zip(shares).enumerate() {
+                let mut sums = [0.0f32; TOGETHER];
+                for (q, keys) in q.iter().zip(keys.chunks_exact(TOGETHER)) {
+                    for (sum, key) in sums.iter_mut().zip(keys) {
+                        *sum += q * key.to_f32();
+                    }
+                }
+                for (t, (score, sum)) in scores.iter_mut().zip(sums).enumerate() {
+                    let scale = if N::SCALED {
+                        history.scales(first + block).0[at * TOGETHER + t]
+                    } else {
+                        1.0
+                    };
+                    *score += sum * scale;
                 }
             }
         }
         (maxima[head], totals[head]) = softmax_of(&mut scores, keys, task.scale());
         let sums = &mut sums[head * width..][..width];
         sums.fill(0.0);
-        for (block, weights) in scores[..keys].chunks(TOGETHER).enumerate() {
-            let values = history.block(first + block).1;
-            for (sums, values) in sums.chunks_exact_mut(8).zip(values.chunks_exact(8 * TOGETHER)) {
-                for (weight, values) in weights.iter().zip(values.chunks_exact(8)) {
-                    for (sum, value) in sums.iter_mut().zip(values) {
-                        *sum += weight * value.to_f32();
+        for (at, sums) in sums.chunks_mut(share).enumerate() {
+            if N::SCALED {
+                task.scale_weights(at, &scores, &mut scaled);
+            }
+            let weights = if N::SCALED { &scaled } else { &scores };
+            for (block, weights) in weights[..keys].chunks(TOGETHER).enumerate() {
+                let values =
+                    history.block(first + block).1[at * share * TOGETHER..].as_chunks::<8>().0;
+                for (sums, values) in
+                    sums.as_chunks_mut::<8>().0.iter_mut().zip(values.chunks(TOGETHER))
+                {
+                    for (weight, values) in weights.iter().zip(values) {
+                        for (sum, value) in sums.iter_mut().zip(values) {
+                            *sum += weight * value.to_f32();
+                        }
                     }
                 }
             }
@@ -221,7 +270,8 @@ mod tests {
     use super::*;
 
     const HEADS: usize = 7;
-    const WIDTH: usize = 24;
+    /// One share of a scale and a shorter one, and an odd number of pieces.
+    const WIDTH: usize = 40;
 
     fn numbers(n: usize, seed: u64) -> Vec<f32> {
         let mut state = seed;
@@ -250,6 +300,24 @@ mod tests {
         let mut out = vec![f32::NAN; q.len()];
         attend(isa, q, heads, (history, 1), past, &mut out);
         out
+    }
+
+    /// What a format keeps of numbers.
+    fn kept(format: KvFormat, numbers: &[f32]) -> Vec<f32> {
+        fn of<N: Number>(numbers: &[f32]) -> Vec<f32> {
+            let shares = numbers.chunks(WIDTH).flat_map(|head| head.chunks(SHARE));
+            let kept = shares.map(|share| {
+                let mut kept = vec![N::zeroed(); share.len()];
+                let scale = N::keep(share, &mut kept);
+                kept.into_iter().map(|n| n.to_f32() * scale).collect::<Vec<f32>>()
+            });
+            kept.flatten().collect()
+        }
+        match format {
+            KvFormat::F16 => of::<u16>(numbers),
+            KvFormat::F32 => of::<f32>(numbers),
+            KvFormat::Q8 => of::<i8>(numbers),
+        }
     }
 
     /// In double precision, in the order of the formula.
@@ -281,14 +349,16 @@ mod tests {
             let n = (past + rows) * kv_heads * WIDTH;
             let (keys, values) = (numbers(n, 1), numbers(n, 2));
             let q = numbers(rows * heads * WIDTH, 3);
-            let right = naive(&q, heads, kv_heads, [&keys, &values], past);
-            for format in [KvFormat::F32, KvFormat::F16] {
+            for format in [KvFormat::F32, KvFormat::F16, KvFormat::Q8] {
+                let [k, v] = [&keys, &values].map(|numbers| kept(format, numbers));
+                let right = naive(&q, heads, kv_heads, [&k, &v], past);
                 let history = history(format, kv_heads, [&keys, &values]);
                 for isa in [Isa::Portable, Isa::detect()] {
                     let found = run(isa, &q, heads, &history, past);
                     for (a, b) in found.iter().zip(&right) {
                         let error = (f64::from(*a) - b).abs();
-                        assert!(error < 5e-5, "{past} and {rows}, {heads}, {isa:?}: {a} for {b}");
+                        let case = format!("{past} and {rows}, {heads}, {isa:?}, {format:?}");
+                        assert!(error < 5e-5, "{case}: {a} for {b}");
                     }
                 }
             }
@@ -299,14 +369,16 @@ mod tests {
     fn a_row_does_not_depend_on_the_rows_beside_it() {
         let (past, rows, kv_heads) = (250, 9, 1);
         let n = (past + rows) * kv_heads * WIDTH;
-        let history = history(KvFormat::F16, kv_heads, [&numbers(n, 4), &numbers(n, 5)]);
-        let width = HEADS * WIDTH;
-        let q = numbers(rows * width, 6);
-        let all = run(Isa::detect(), &q, HEADS, &history, past);
-        for row in 0..rows {
-            let q = &q[row * width..][..width];
-            let alone = run(Isa::detect(), q, HEADS, &history, past + row);
-            assert_eq!(alone, all[row * width..][..width], "row {row}");
+        for format in [KvFormat::F16, KvFormat::F32, KvFormat::Q8] {
+            let history = history(format, kv_heads, [&numbers(n, 4), &numbers(n, 5)]);
+            let width = HEADS * WIDTH;
+            let q = numbers(rows * width, 6);
+            let all = run(Isa::detect(), &q, HEADS, &history, past);
+            for row in 0..rows {
+                let q = &q[row * width..][..width];
+                let alone = run(Isa::detect(), q, HEADS, &history, past + row);
+                assert_eq!(alone, all[row * width..][..width], "{format:?} row {row}");
+            }
         }
     }
 

@@ -29,6 +29,16 @@ impl OnAvx2 for f32 {
     }
 }
 
+impl OnAvx2 for i8 {
+    #[inline]
+    #[target_feature(enable = "avx2,f16c")]
+    unsafe fn load(from: *const Self) -> __m256 {
+        // SAFETY: the caller's promise.
+        let eight = unsafe { _mm_loadl_epi64(from.cast()) };
+        _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(eight))
+    }
+}
+
 impl OnAvx2 for u16 {
     #[inline]
     #[target_feature(enable = "avx2,f16c")]
@@ -76,29 +86,42 @@ fn some_heads<N: OnAvx2, const H: usize>(
 ) {
     let &Task { width, history, first, keys, .. } = task;
     let q: [&[f32]; H] = std::array::from_fn(|h| &q[h * width..][..width]);
-    let mut scores = [[0.0f32; BLOCK]; H];
+    let (mut scores, mut scaled) = ([[0.0f32; BLOCK]; H], [[0.0f32; BLOCK]; H]);
+    let share = task.share();
     for block in 0..keys.div_ceil(TOGETHER) {
         let keys = history.block(first + block).0;
         assert_eq!(keys.len(), width * TOGETHER);
-        let mut sum = [[_mm256_setzero_ps(); 2]; H];
-        for i in 0..width {
-            // SAFETY: (2) sixteen numbers for each of `width` places.
-            let (a, b) = unsafe {
-                let at = keys.as_ptr().add(i * TOGETHER);
-                (N::load(at), N::load(at.add(8)))
-            };
-            for h in 0..H {
-                let q = _mm256_set1_ps(q[h][i]);
-                sum[h][0] = _mm256_fmadd_ps(q, a, sum[h][0]);
-                sum[h][1] = _mm256_fmadd_ps(q, b, sum[h][1]);
+        for from in (0..width).step_by(share) {
+            let mut sum = [[_mm256_setzero_ps(); 2]; H];
+            for i in from..width.min(from + share) {
+                // SAFETY: (2) sixteen numbers for each of `width` places.
+                let (a, b) = unsafe {
+                    let at = keys.as_ptr().add(i * TOGETHER);
+                    (N::load(at), N::load(at.add(8)))
+                };
+                for h in 0..H {
+                    let q = _mm256_set1_ps(q[h][i]);
+                    sum[h][0] = _mm256_fmadd_ps(q, a, sum[h][0]);
+                    sum[h][1] = _mm256_fmadd_ps(q, b, sum[h][1]);
+                }
             }
-        }
-        for h in 0..H {
-            let to = &mut scores[h][block * TOGETHER..][..TOGETHER];
-            // SAFETY: (2) sixteen numbers.
-            unsafe {
-                _mm256_storeu_ps(to.as_mut_ptr(), sum[h][0]);
-                _mm256_storeu_ps(to.as_mut_ptr().add(8), sum[h][1]);
+            for h in 0..H {
+                let to = &mut scores[h][block * TOGETHER..][..TOGETHER];
+                for (half, mut sum) in sum[h].into_iter().enumerate() {
+                    let to: &mut [f32; 8] = (&mut to[half * 8..][..8]).try_into().expect("eight");
+                    // SAFETY: (2) fixed arrays of eight.
+                    unsafe {
+                        if N::SCALED {
+                            let scales =
+                                &history.scales(first + block).0[from / share * TOGETHER..];
+                            let scales: &[f32; 8] =
+                                scales[half * 8..][..8].try_into().expect("eight");
+                            let scales = _mm256_loadu_ps(scales.as_ptr());
+                            sum = _mm256_fmadd_ps(sum, scales, _mm256_loadu_ps(to.as_ptr()));
+                        }
+                        _mm256_storeu_ps(to.as_mut_ptr(), sum);
+                    }
+                }
             }
         }
     }
@@ -110,6 +133,13 @@ fn some_heads<N: OnAvx2, const H: usize>(
     while piece < pieces {
         // Two pieces of eight; the last one of an odd number is computed twice.
         let next = (piece + 1).min(pieces - 1);
+        // Both are in one share.
+        if N::SCALED && (piece * 8).is_multiple_of(share) {
+            for h in 0..H {
+                task.scale_weights(piece * 8 / share, &scores[h], &mut scaled[h]);
+            }
+        }
+        let weights = if N::SCALED { &scaled } else { &scores };
         let mut sum = [[_mm256_setzero_ps(); 2]; H];
         for block in 0..keys.div_ceil(TOGETHER) {
             let values = history.block(first + block).1;
@@ -122,7 +152,7 @@ fn some_heads<N: OnAvx2, const H: usize>(
                     (N::load(at(piece)), N::load(at(next)))
                 };
                 for h in 0..H {
-                    let weight = _mm256_set1_ps(scores[h][block * TOGETHER + t]);
+                    let weight = _mm256_set1_ps(weights[h][block * TOGETHER + t]);
                     sum[h][0] = _mm256_fmadd_ps(weight, a, sum[h][0]);
                     sum[h][1] = _mm256_fmadd_ps(weight, b, sum[h][1]);
                 }

@@ -5,14 +5,21 @@
 //! values, in pieces of eight beside each other (`width/8 × 16 × 8`), so that a weighted sum runs
 //! through memory in order. All of it grows at its end: a text that begins as another does takes its
 //! part over in one copy.
+//!
+//! In 8 bits, scales follow: for each 32 numbers of a head (its last share may be shorter) one of each
+//! token's key, then of its value (`shares × 16` each). A token has scales of its own, so it is kept as
+//! the same bits whatever is beside it, and may be written again.
 
 use super::memory::Bytes;
+use super::quantise::quantise;
 use bytemuck::Pod;
 use std::io;
 use std::str::FromStr;
 
 /// Tokens that lie together.
 pub(crate) const TOGETHER: usize = 16;
+/// Numbers of a head that share a scale, in formats with scales.
+pub(crate) const SHARE: usize = 32;
 
 /// In which format keys and values are kept.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -22,6 +29,9 @@ pub enum KvFormat {
     F16,
     /// 32-bit floats, as they are computed.
     F32,
+    /// 8-bit whole numbers with a scale for each 32 of them: 56 % of the memory of `F16`. Approximate:
+    /// the model answers as one with rounded keys and values, and no longer as with `F16`.
+    Q8,
 }
 
 impl FromStr for KvFormat {
@@ -31,30 +41,37 @@ impl FromStr for KvFormat {
         match text {
             "f16" => Ok(Self::F16),
             "f32" => Ok(Self::F32),
-            _ => Err(format!("`{text}` is no format of keys and values; choose f16 or f32")),
+            "q8" => Ok(Self::Q8),
+            _ => Err(format!("`{text}` is no format of keys and values; choose f16, f32 or q8")),
         }
     }
 }
 
 impl KvFormat {
-    /// Bytes of a number.
-    pub(crate) fn bytes(self) -> usize {
+    /// Bytes of the key, or the value, of one token in one head of such a width.
+    pub(crate) fn bytes(self, width: usize) -> usize {
         match self {
-            Self::F16 => size_of::<u16>(),
-            Self::F32 => size_of::<f32>(),
+            Self::F16 => width * size_of::<u16>(),
+            Self::F32 => width * size_of::<f32>(),
+            Self::Q8 => width + width.div_ceil(SHARE) * size_of::<f32>(),
         }
     }
 }
 
-/// What a key or value is kept as: `f32`, or the bits of a 16-bit float.
+/// What a key or value is kept as: `f32`, the bits of a 16-bit float, or an `i8` with a scale.
 pub(crate) trait Number: Pod + Send + Sync {
-    fn from_f32(value: f32) -> Self;
+    /// Whether numbers have a scale that up to [`SHARE`] of them share.
+    const SCALED: bool = false;
+    /// Keeps as many values as there is room for; gives their scale.
+    fn keep(values: &[f32], kept: &mut [Self]) -> f32;
+    /// In units of the scale.
     fn to_f32(self) -> f32;
 }
 
 impl Number for f32 {
-    fn from_f32(value: f32) -> Self {
-        value
+    fn keep(values: &[f32], kept: &mut [Self]) -> f32 {
+        kept.copy_from_slice(values);
+        1.0
     }
 
     fn to_f32(self) -> f32 {
@@ -64,13 +81,28 @@ impl Number for f32 {
 
 impl Number for u16 {
     /// Too large a value becomes the largest: an infinite one would make sums undefined.
-    fn from_f32(value: f32) -> Self {
+    fn keep(values: &[f32], kept: &mut [Self]) -> f32 {
         let most = half::f16::MAX.to_f32();
-        half::f16::from_f32(value.clamp(-most, most)).to_bits()
+        for (value, kept) in values.iter().zip(kept) {
+            *kept = half::f16::from_f32(value.clamp(-most, most)).to_bits();
+        }
+        1.0
     }
 
     fn to_f32(self) -> f32 {
         half::f16::from_bits(self).to_f32()
+    }
+}
+
+impl Number for i8 {
+    const SCALED: bool = true;
+
+    fn keep(values: &[f32], kept: &mut [Self]) -> f32 {
+        quantise(values, kept)
+    }
+
+    fn to_f32(self) -> f32 {
+        f32::from(self)
     }
 }
 
@@ -93,18 +125,31 @@ impl std::fmt::Debug for History {
 /// Where one head of one layer lies in all blocks.
 #[derive(Clone, Copy)]
 pub(crate) struct Head<'a, N> {
+    /// All memory, as numbers and as scales.
     numbers: &'a [N],
+    scales: &'a [f32],
+    /// In bytes.
     first: usize,
     stride: usize,
-    /// Numbers of sixteen tokens' keys, and of their values.
-    half: usize,
+    width: usize,
 }
 
-impl<'a, N> Head<'a, N> {
+impl<'a, N: Number> Head<'a, N> {
     /// Sixteen tokens' keys, `width × 16`, and values, `width/8 × 16 × 8`.
     #[inline(always)]
     pub(crate) fn block(&self, block: usize) -> (&'a [N], &'a [N]) {
-        self.numbers[block * self.stride + self.first..][..2 * self.half].split_at(self.half)
+        let half = self.width * TOGETHER;
+        let first = (block * self.stride + self.first) / size_of::<N>();
+        self.numbers[first..][..2 * half].split_at(half)
+    }
+
+    /// The scales of their keys, and of their values, `shares × 16` each, in a format that has scales.
+    #[inline(always)]
+    pub(crate) fn scales(&self, block: usize) -> (&'a [f32], &'a [f32]) {
+        let half = self.width.div_ceil(SHARE) * TOGETHER;
+        let numbers = 2 * self.width * TOGETHER * size_of::<N>();
+        let first = (block * self.stride + self.first + numbers) / size_of::<f32>();
+        self.scales[first..][..2 * half].split_at(half)
     }
 }
 
@@ -115,9 +160,14 @@ impl History {
         [layers, kv_heads, width]: [usize; 3],
         capacity: usize,
     ) -> io::Result<Self> {
-        let token = 2 * layers * kv_heads * width * format.bytes();
+        let token = 2 * layers * kv_heads * format.bytes(width);
         let memory = Bytes::zeroed(capacity.next_multiple_of(TOGETHER) * token)?;
         Ok(Self { memory, format, layers, kv_heads, width })
+    }
+
+    /// Bytes of sixteen tokens in one head of one layer.
+    fn head_bytes(&self) -> usize {
+        2 * TOGETHER * self.format.bytes(self.width)
     }
 
     pub(crate) fn format(&self) -> KvFormat {
@@ -135,12 +185,12 @@ impl History {
 
     /// One head of one layer; `N` is the format's.
     pub(crate) fn head<N: Number>(&self, layer: usize, head: usize) -> Head<'_, N> {
-        let half = self.width * TOGETHER;
         Head {
             numbers: bytemuck::cast_slice(&self.memory),
-            first: (layer * self.kv_heads + head) * 2 * half,
-            stride: self.layers * self.kv_heads * 2 * half,
-            half,
+            scales: bytemuck::cast_slice(&self.memory),
+            first: (layer * self.kv_heads + head) * self.head_bytes(),
+            stride: self.layers * self.kv_heads * self.head_bytes(),
+            width: self.width,
         }
     }
 
@@ -149,26 +199,40 @@ impl History {
         match self.format {
             KvFormat::F16 => self.write_as::<u16>(layer, at, keys, values),
             KvFormat::F32 => self.write_as::<f32>(layer, at, keys, values),
+            KvFormat::Q8 => self.write_as::<i8>(layer, at, keys, values),
         }
     }
 
     fn write_as<N: Number>(&mut self, layer: usize, at: usize, keys: &[f32], values: &[f32]) {
         let (layers, kv_heads, width) = (self.layers, self.kv_heads, self.width);
-        let half = width * TOGETHER;
-        let numbers: &mut [N] = bytemuck::cast_slice_mut(&mut self.memory);
+        let (bytes, half, shares) = (self.head_bytes(), width * TOGETHER, width.div_ceil(SHARE));
+        let mut kept = [N::zeroed(); SHARE];
         let heads = keys.chunks_exact(width).zip(values.chunks_exact(width));
         for (i, (key, value)) in heads.enumerate() {
             let (token, head) = (at + i / kv_heads, i % kv_heads);
             let (block, t) = (token / TOGETHER, token % TOGETHER);
-            let first = ((block * layers + layer) * kv_heads + head) * 2 * half;
-            let (to_keys, to_values) = numbers[first..][..2 * half].split_at_mut(half);
-            for (to, key) in to_keys[t..].iter_mut().step_by(TOGETHER).zip(key) {
-                *to = N::from_f32(*key);
-            }
-            let pieces = to_values.chunks_exact_mut(8 * TOGETHER);
-            for (to, value) in pieces.zip(value.as_chunks::<8>().0) {
-                for (to, value) in to[t * 8..].iter_mut().zip(value) {
-                    *to = N::from_f32(*value);
+            let first = ((block * layers + layer) * kv_heads + head) * bytes;
+            let (numbers, scales) =
+                self.memory[first..][..bytes].split_at_mut(2 * half * size_of::<N>());
+            let scales: &mut [f32] = bytemuck::cast_slice_mut(scales);
+            let (to_keys, to_values) = bytemuck::cast_slice_mut(numbers).split_at_mut(half);
+            let parts = key.chunks(SHARE).zip(value.chunks(SHARE)).enumerate();
+            for (share, (key, value)) in parts {
+                let (at, kept) = (share * SHARE * TOGETHER, &mut kept[..key.len()]);
+                let scale = N::keep(key, kept);
+                if N::SCALED {
+                    scales[share * TOGETHER + t] = scale;
+                }
+                for (to, key) in to_keys[at + t..].iter_mut().step_by(TOGETHER).zip(&*kept) {
+                    *to = *key;
+                }
+                let scale = N::keep(value, kept);
+                if N::SCALED {
+                    scales[(shares + share) * TOGETHER + t] = scale;
+                }
+                let pieces = to_values[at..].chunks_exact_mut(8 * TOGETHER);
+                for (to, value) in pieces.zip(kept.as_chunks::<8>().0) {
+                    to[t * 8..][..8].copy_from_slice(value);
                 }
             }
         }
@@ -176,8 +240,7 @@ impl History {
 
     /// Takes over the first `tokens` tokens of another history of the same model.
     pub(crate) fn copy_from(&mut self, other: &Self, tokens: usize) {
-        let block = 2 * TOGETHER * self.layers * self.kv_heads * self.width * self.format.bytes();
-        let bytes = tokens.div_ceil(TOGETHER) * block;
+        let bytes = tokens.div_ceil(TOGETHER) * self.layers * self.kv_heads * self.head_bytes();
         self.memory[..bytes].copy_from_slice(&other.memory[..bytes]);
     }
 }
@@ -190,7 +253,42 @@ mod tests {
     fn a_half_is_the_nearest_and_never_infinite() {
         for (value, kept) in [(1.0, 1.0), (0.1, 0.099_975_586), (1e9, 65_504.0), (-1e9, -65_504.0)]
         {
-            assert_eq!(<u16 as Number>::from_f32(value).to_f32(), kept);
+            let mut bits = [0u16];
+            u16::keep(&[value], &mut bits);
+            assert_eq!(bits[0].to_f32(), kept);
+        }
+    }
+
+    #[test]
+    fn in_8_bits_a_token_has_its_own_scales_and_may_be_written_again() {
+        // Two shares of a head, the second one shorter.
+        let (kv_heads, width, tokens) = (2, 40, 20);
+        let n = kv_heads * width;
+        let values: Vec<f32> = (0..tokens * n)
+            .map(|i| ((i * i) as f32 % 97.0 - 48.0) * 10f32.powi(i as i32 % 7))
+            .collect();
+        let mut all = History::new(KvFormat::Q8, [1, kv_heads, width], tokens).unwrap();
+        all.write(0, 0, &values, &values);
+        // In another order, and a wrong token first.
+        let mut apart = History::new(KvFormat::Q8, [1, kv_heads, width], tokens).unwrap();
+        apart.write(0, 3, &values[..n], &values[n..2 * n]);
+        for t in (0..tokens).rev() {
+            apart.write(0, t, &values[t * n..][..n], &values[t * n..][..n]);
+        }
+        assert_eq!(*all.memory, *apart.memory);
+        for (i, value) in values.iter().enumerate() {
+            let (t, head, at) = (i / n, i / width % kv_heads, i % width);
+            let shares = width.div_ceil(SHARE);
+            let head = all.head::<i8>(0, head);
+            let ((keys, values), (of_keys, of_values)) =
+                (head.block(t / TOGETHER), head.scales(t / TOGETHER));
+            assert_eq!((of_keys.len(), of_values.len()), (shares * TOGETHER, shares * TOGETHER));
+            let scale = at / SHARE * TOGETHER + t % TOGETHER;
+            let key = keys[at * TOGETHER + t % TOGETHER].to_f32() * of_keys[scale];
+            let found =
+                values[(at / 8 * TOGETHER + t % TOGETHER) * 8 + at % 8].to_f32() * of_values[scale];
+            assert_eq!(key, found);
+            assert!((key - value).abs() <= of_keys[scale] * 0.5001, "{key} for {value}");
         }
     }
 

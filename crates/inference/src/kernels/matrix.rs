@@ -1,6 +1,8 @@
 //! Quantised weights as they are in the file.
 
 use super::memory::Bytes;
+#[cfg(target_arch = "aarch64")]
+use super::neon;
 use super::{Isa, packed, portable};
 #[cfg(target_arch = "x86_64")]
 use super::{avx2, avx512};
@@ -119,12 +121,18 @@ impl Matrix {
 
     /// The same weights in the order that the kernels of `isa` read.
     pub(crate) fn ordered_for(mut self, isa: Isa) -> Self {
-        #[cfg(target_arch = "x86_64")]
+        #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
         if self.packed.is_none() {
             let (kind, row_bytes) = (self.kind, self.row_bytes());
             match isa {
+                #[cfg(target_arch = "x86_64")]
                 Isa::Avx512 => packed::pack::<{ avx512::ROWS }>(kind, row_bytes, &mut self.data),
+                #[cfg(target_arch = "x86_64")]
                 Isa::Avx2 => packed::pack::<{ avx2::ROWS }>(kind, row_bytes, &mut self.data),
+                #[cfg(target_arch = "aarch64")]
+                Isa::NeonDot | Isa::Neon => {
+                    packed::pack::<{ neon::ROWS }>(kind, row_bytes, &mut self.data);
+                }
                 Isa::Portable => return self,
             }
             self.packed = Some(isa.columns());

@@ -6,21 +6,25 @@
 //! which sees its terms in the order of the blocks, always.
 //!
 //! Activations are quantised to 8 bits per row and block (as in ggml), so the inner loop is integer
-//! multiply-add. `avx512.rs` or `avx2.rs` is chosen when the machine has what it needs, at run time;
-//! otherwise `portable.rs`, which the compiler vectorises for the target (NEON on aarch64).
+//! multiply-add. `avx512.rs`, `avx2.rs` or `neon.rs` is chosen when the machine has what it needs, at
+//! run time; otherwise `portable.rs`.
 
 mod attention;
 #[cfg(target_arch = "x86_64")]
 mod attention_avx2;
+#[cfg(target_arch = "aarch64")]
+mod attention_neon;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod formats;
 mod history;
 mod matrix;
 mod memory;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod packed;
 mod portable;
 mod quantise;
@@ -44,6 +48,12 @@ pub(crate) enum Isa {
     /// AVX2, FMA and F16C on x86-64.
     #[cfg(target_arch = "x86_64")]
     Avx2,
+    /// NEON with 8-bit dot products on aarch64.
+    #[cfg(target_arch = "aarch64")]
+    NeonDot,
+    /// NEON, which every aarch64 has.
+    #[cfg(target_arch = "aarch64")]
+    Neon,
     /// Whatever the compiler makes of plain Rust.
     Portable,
 }
@@ -61,12 +71,20 @@ impl Isa {
                 && std::arch::is_x86_feature_detected!("avx512vnni");
             return if more { Self::Avx512 } else { Self::Avx2 };
         }
+        #[cfg(target_arch = "aarch64")]
+        return if std::arch::is_aarch64_feature_detected!("dotprod") {
+            Self::NeonDot
+        } else {
+            Self::Neon
+        };
         #[cfg(not(target_arch = "aarch64"))]
-        tracing::warn!(
-            "this processor has no AVX2 with FMA; the model runs on plain code, several times \
-             slower. A machine with AVX2, a GPU build, or a smaller model helps"
-        );
-        Self::Portable
+        {
+            tracing::warn!(
+                "this processor has no AVX2 with FMA; the model runs on plain code, several times \
+                 slower. A machine with AVX2, a GPU build, or a smaller model helps"
+            );
+            Self::Portable
+        }
     }
 
     /// Columns of the product that a kernel gives at a time.
@@ -76,6 +94,8 @@ impl Isa {
             Self::Avx512 => avx512::ROWS,
             #[cfg(target_arch = "x86_64")]
             Self::Avx2 => avx2::ROWS,
+            #[cfg(target_arch = "aarch64")]
+            Self::NeonDot | Self::Neon => neon::ROWS,
             Self::Portable => 1,
         }
     }
@@ -87,7 +107,10 @@ impl Isa {
             Self::Avx512 => "CPU (AVX-512)",
             #[cfg(target_arch = "x86_64")]
             Self::Avx2 => "CPU (AVX2)",
-            Self::Portable if cfg!(target_arch = "aarch64") => "CPU (NEON)",
+            #[cfg(target_arch = "aarch64")]
+            Self::NeonDot => "CPU (NEON with dot products)",
+            #[cfg(target_arch = "aarch64")]
+            Self::Neon => "CPU (NEON)",
             Self::Portable => "CPU (plain)",
         }
     }
@@ -160,6 +183,11 @@ fn one_tile(isa: Isa, w: &Matrix, group: usize, x: &Activations, first: usize, o
             let weights = w.group(group).expect("ordered for AVX2");
             avx2::tile(w.kind(), weights, x, first, out);
         }
+        #[cfg(target_arch = "aarch64")]
+        Isa::NeonDot | Isa::Neon => {
+            let weights = w.group(group).expect("ordered for NEON");
+            neon::tile(isa == Isa::NeonDot, w.kind(), weights, x, first, out);
+        }
         Isa::Portable => {
             let weights = w.row(group).expect("ordered for plain code");
             portable::row_tile(w.kind(), weights, x, first, out);
@@ -186,7 +214,9 @@ mod tests {
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512 => vec![Isa::Portable, Isa::Avx2, Isa::Avx512],
             Isa::Portable => vec![Isa::Portable],
-            #[cfg(target_arch = "x86_64")]
+            #[cfg(target_arch = "aarch64")]
+            Isa::NeonDot => vec![Isa::Portable, Isa::Neon, Isa::NeonDot],
+            #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
             best => vec![Isa::Portable, best],
         }
     }
@@ -222,6 +252,28 @@ mod tests {
                 }
             }
         }
+    }
+
+    /// What these kernels do with floats is what plain code does.
+    #[cfg(target_arch = "aarch64")]
+    #[test]
+    fn neon_gives_the_bits_of_plain_code() {
+        let (n, k, m) = (37, 1024, 13);
+        let (w, x) = (noise(n * k, 5), noise(m * k, 6));
+        for kind in Kind::ALL {
+            let activations = Activations::new(x.clone(), k);
+            let mut found = isas().into_iter().map(|isa| {
+                let matrix = Matrix::quantise(*kind, n, k, &w).unwrap().ordered_for(isa);
+                let mut out = vec![0.0; m * n];
+                matmul(isa, &matrix, n, &activations, &mut out, &mut Vec::new());
+                (isa, out)
+            });
+            let (_, plain) = found.next().unwrap();
+            for (isa, out) in found {
+                assert_eq!(out, plain, "{kind:?} {isa:?}");
+            }
+        }
+        println!("computed on {}", Isa::detect().name());
     }
 
     #[test]

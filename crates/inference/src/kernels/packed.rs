@@ -1,8 +1,8 @@
-//! The order of weights that the AVX2 and AVX-512 kernels read.
+//! The order of weights that the AVX2, AVX-512 and NEON kernels read.
 //!
-//! A register's worth of rows, eight or sixteen, lie side by side: block `b` of rows `8i … 8i + 7`
-//! becomes one *group* of eight blocks, in which every field of the block's format is taken from the
-//! eight rows in turn, element by element. An element is a 16-bit float, or the four bytes that hold
+//! A register's worth of rows, four, eight or sixteen, lie side by side: of eight, block `b` of rows
+//! `8i … 8i + 7` becomes one *group* of eight blocks, in which every field of the block's format is taken
+//! from the eight rows in turn, element by element. An element is a 16-bit float, or the four bytes that hold
 //! four neighbouring weights: so 32 bytes of a group are four neighbouring weights of each of eight
 //! rows, and a lane of a register is a row. Sums then stay in their lanes: nothing is added across a
 //! register, and scales and conversions serve all rows at once.
@@ -132,6 +132,7 @@ mod tests {
 
     #[test]
     fn unpacking_gives_back_every_block() {
+        back::<4>();
         back::<8>();
         back::<16>();
     }

@@ -84,7 +84,7 @@ impl Activations {
 }
 
 /// Rounds `x` to `q` in −127..=127 and returns the scale.
-fn quantise(x: &[f32], q: &mut [i8]) -> f32 {
+pub(super) fn quantise(x: &[f32], q: &mut [i8]) -> f32 {
     // Eight maxima next to each other, so that the compiler can use vector instructions.
     let mut lanes = [0.0f32; 8];
     for eight in x.as_chunks::<8>().0 {

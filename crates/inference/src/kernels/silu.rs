@@ -12,7 +12,8 @@ pub(crate) fn silu_times(isa: Isa, gate: &mut [f32], up: &[f32]) {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: `Isa::Avx2` and `Isa::Avx512` exist only on a machine with AVX2 and FMA.
         Isa::Avx2 | Isa::Avx512 => unsafe { chunk_avx2(gate, up) },
-        Isa::Portable => chunk(gate, up),
+        // Plain Rust is vectorised for what every machine of the target has: NEON on aarch64.
+        _ => chunk(gate, up),
     });
 }
 

@@ -1,0 +1,47 @@
+// `npm run check:neon`: the kernels' tests for ARM in an emulator: on a processor with 8-bit dot products,
+// and on one without. It proves what they compute, and says nothing about their speed.
+//
+// On Debian it installs the emulator (qemu) and a linker; the rest is built for ARM as `lib/cross.mjs` says.
+import path from 'node:path';
+import { rustFor } from './lib/cross.mjs';
+import { checkToolchain, fail, must, run, say, systemPackages } from './lib/system.mjs';
+
+/** Processors of the emulator, and what the kernels then use. */
+const PROCESSORS = {
+  max: 'CPU (NEON with dot products)',
+  'cortex-a53': 'CPU (NEON)',
+};
+const target = 'aarch64-unknown-linux-gnu';
+
+checkToolchain();
+if (process.platform !== 'linux' || process.arch === 'arm64') {
+  say('this runs on Linux on another processor; on ARM `npm test` runs the same tests itself');
+  process.exit(0);
+}
+await systemPackages(['qemu-user', 'gcc-aarch64-linux-gnu', 'libc6-dev-arm64-cross']);
+const rust = await rustFor(target, 'panic_unwind');
+// Only the kernels have to be quick: the rest is built without optimisation, in a third of the time.
+const profile = ['opt-level=3', 'overflow-checks=false', 'debug-assertions=false'].flatMap(
+  (setting) => ['--config', `profile.dev.package.tandem-inference.${setting}`],
+);
+const cargo = ['test', '--locked', '-p', 'tandem-inference', '--lib', '--target', target];
+const environment = (cpu) => ({
+  ...process.env,
+  ...rust.env,
+  CARGO_TARGET_DIR: path.join(process.env.CARGO_TARGET_DIR, 'neon'),
+  CARGO_PROFILE_DEV_DEBUG: 'false',
+  CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER: 'aarch64-linux-gnu-gcc',
+  CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER: `qemu-aarch64 -L /usr/aarch64-linux-gnu -U LD_LIBRARY_PATH -cpu ${cpu}`,
+});
+const start = Date.now();
+say(`building the tests for ${target}`);
+await must('cargo', [...cargo, ...rust.args, ...profile, '--no-run'], { env: environment('max') });
+for (const [cpu, kernels] of Object.entries(PROCESSORS)) {
+  say(`running them on qemu's processor \`${cpu}\``);
+  const tests = [...cargo, ...rust.args, ...profile, 'kernels', '--', '--nocapture'];
+  const { code, output } = await run('cargo', tests, { env: environment(cpu), capture: true });
+  if (code !== 0) fail(`the kernels' tests failed on \`${cpu}\``);
+  if (!output.includes(`computed on ${kernels}\n`)) fail(`\`${cpu}\` did not use ${kernels}`);
+}
+const seconds = ((Date.now() - start) / 1000).toFixed(0);
+say(`the kernels give the bits of plain code under qemu (${seconds} s); nothing was timed`);
