@@ -11,7 +11,7 @@ use tandem_speculation::{Purpose, Randomness, gumbel_draw, process};
 
 #[allow(clippy::expect_used, reason = "shared with the tests of faults")]
 #[path = "../../../../tests/tests/faults/model.rs"]
-mod made;
+mod model;
 
 const PEERS: [Peer; 4] = [Peer::Dsd, Peer::Full, Peer::Greedy, Peer::Gumbel];
 const WARM: Sampling = Sampling { temperature: 1.0, ..Sampling::GREEDY };
@@ -25,7 +25,7 @@ fn load(file: &std::path::Path) -> Arc<Model> {
 
 /// The verifier, and a drafter that is often wrong.
 fn pair() -> (Models, PathBuf) {
-    let [verifier, far, _] = made::write();
+    let [verifier, far, _] = model::write();
     (Models { drafter: load(&far), verifier: load(&verifier) }, far)
 }
 

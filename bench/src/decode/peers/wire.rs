@@ -144,7 +144,7 @@ pub fn ids(ids: &[TokenId]) -> Vec<u8> {
 
 /// Numbers below `end`.
 pub fn get_ids(payload: &[u8], end: usize) -> Result<Vec<TokenId>> {
-    ensure!(payload.len() % 4 == 0, "a frame that ends within a number");
+    ensure!(payload.len().is_multiple_of(4), "a frame that ends within a number");
     let id = |bytes: &[u8]| {
         let id = u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
         ensure!((id as usize) < end, "{id} is out of range");

@@ -241,7 +241,8 @@ pub fn generate(
             Fault::FollowsDraft => &pair.p[ids[accepted].index()],
             _ => &pair.p[other.index()],
         };
-        let following = follow(&correction, other, || Ok(behind.clone()), &random, at).unwrap();
+        let following =
+            follow(&correction, other, || Ok(behind.clone()), &random, at).expect("a row");
         let right = next == other;
         let left_out = right && following.is_none();
         assert!(!left_out || fault != Fault::None, "the edge leaves nothing out");
