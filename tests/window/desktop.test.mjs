@@ -28,6 +28,7 @@ const env = {
 };
 // With it there could be two instances.
 delete env.TANDEM_DATA_DIR;
+delete env.TANDEM_KEY_STORE;
 const started = [];
 const notes = [];
 let page;
@@ -207,7 +208,7 @@ test(
     keys.kill();
     await quit();
     await launch();
-    const problem = async () => (await invoke('app_status')).edge.problem ?? '';
+    const problem = async () => (await invoke('app_status')).edge.detail ?? '';
     await page.until('an explanation', async () => /key store/.test(await problem()), 20);
     const again = await pair(address);
     assert.equal(again.kept, 'file');
