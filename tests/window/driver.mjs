@@ -1,15 +1,25 @@
 // A window of the real app, driven through WebKitWebDriver under its own Xvfb.
 import { execFileSync, spawn } from 'node:child_process';
 import { writeFileSync } from 'node:fs';
+import { createServer } from 'node:net';
 import path from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 
 const ELEMENT = 'element-6066-11e4-a52e-4f735466cecf';
 
+/** A port that nothing else listens on. */
+const freePort = () =>
+  new Promise((resolve) => {
+    const server = createServer().listen(0, '127.0.0.1', () => {
+      const { port } = server.address();
+      server.close(() => resolve(port));
+    });
+  });
+
 /** Starts Xvfb, the driver and the app. `env` goes to the app; `managed` adds a window manager. */
 export async function open(binary, env, { width = 1100, height = 800, managed = false } = {}) {
   const display = `:${90 + Math.floor(Math.random() * 400)}`;
-  const port = 20000 + Math.floor(Math.random() * 20000);
+  const port = await freePort();
   const xvfb = spawn('Xvfb', [display, '-screen', '0', `${width}x${height}x24`], {
     stdio: 'ignore',
   });

@@ -17,7 +17,12 @@ use keyring_core::{Entry, Error as StoreError};
 /// An entry of the system's key store.
 #[cfg(not(any(target_os = "android", target_os = "ios")))]
 fn system_entry(name: &str) -> Option<Entry> {
-    Entry::new(SERVICE, name).ok()
+    // Opened once: one that comes up later is seen by the next start only.
+    let entry = Entry::new(SERVICE, name);
+    if let (Err(_), Err(e)) = (&entry, Entry::store_status()) {
+        tracing::info!("the system has no key store: {e}");
+    }
+    entry.ok()
 }
 
 #[cfg(any(target_os = "android", target_os = "ios"))]
@@ -53,7 +58,9 @@ pub enum SecretError {
     #[error("cannot use {0}: {1}; check that the folder may be written to")]
     File(PathBuf, io::Error),
     /// The key store.
-    #[error("the system's key store does not give the box's token ({0}); unlock it and try again")]
+    #[error(
+        "the system's key store does not give the box's token ({0}); unlock it and start again, or pair the box again"
+    )]
     Store(String),
     /// It is in neither place.
     #[error("this box's token is lost; pair it again: run `tandem-edge pair` on the box")]
@@ -116,7 +123,12 @@ impl Secrets {
         if let Some(token) = self.read()?.remove(name) {
             return Ok((token, Kept::File));
         }
-        let entry = self.entry(name).ok_or(SecretError::Missing)?;
+        if !self.system {
+            return Err(SecretError::Missing);
+        }
+        // Not lost: it may be in a key store that is not there today.
+        let gone = || SecretError::Store("it cannot be reached".into());
+        let entry = self.entry(name).ok_or_else(gone)?;
         match entry.get_password() {
             Ok(token) => Ok((token, Kept::System)),
             Err(StoreError::NoEntry) => Err(SecretError::Missing),
