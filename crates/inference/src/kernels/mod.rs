@@ -186,7 +186,7 @@ fn one_tile(isa: Isa, w: &Matrix, group: usize, x: &Activations, first: usize, o
         #[cfg(target_arch = "aarch64")]
         Isa::NeonDot | Isa::Neon => {
             let weights = w.group(group).expect("ordered for NEON");
-            neon::tile(isa == Isa::NeonDot, w.kind(), weights, x, first, out);
+            neon::tile((isa == Isa::NeonDot, w.kind()), weights, x, first, out);
         }
         Isa::Portable => {
             let weights = w.row(group).expect("ordered for plain code");

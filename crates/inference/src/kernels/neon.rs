@@ -1,12 +1,10 @@
-//! The kernels with NEON, for [packed](super::packed) weights: with the 8-bit dot products of newer
-//! processors, or without.
+//! The kernels with NEON, with 8-bit dot products or without, for [packed](super::packed) weights.
 //!
 //! **Why `unsafe` is here and sound.** (1) `sdot` may only run on a machine that has it: the only way in
 //! is [`tile`], which is told so for `Isa::NeonDot`, which exists only after detection. NEON itself is
 //! part of every aarch64 target. (2) Loads through pointers: every pointer comes from a fixed-size array,
-//! made from a slice whose length is checked on the spot. (3) Two instructions are written in assembly,
-//! because their intrinsics are not in every compiler that this project supports: they work on registers
-//! alone.
+//! made from a slice whose length is checked on the spot. (3) Two instructions are in assembly, as
+//! not every supported compiler has their intrinsics: they work on registers alone.
 //!
 //! A register holds four neighbouring weights of each of four rows, unpacked once. Each row of
 //! activations then costs one `sdot`: four products (i8 × i8) are added to a 32-bit sum, which cannot
@@ -32,8 +30,7 @@ pub(super) const ROWS: usize = 4;
 /// A group of four rows of weights times `out.len() / 4` rows of activations from `first` on (at most
 /// 8); `out` is `activations × 4`. `dot`: the machine has `sdot`.
 pub(super) fn tile(
-    dot: bool,
-    kind: Kind,
+    (dot, kind): (bool, Kind),
     weights: &[u8],
     x: &Activations,
     first: usize,
@@ -119,13 +116,10 @@ fn rows256<F: Format256, const DOT: bool, const M: usize>(
         for share in 0..256 / F::SHARE {
             let mut part = [vdupq_n_s32(0); M];
             for sixteen in share * F::SHARE / 16..(share + 1) * F::SHARE / 16 {
-                let i = 4 * sixteen;
-                let w = [
-                    vector256::<F>(bytes, i),
-                    vector256::<F>(bytes, i + 1),
-                    vector256::<F>(bytes, i + 2),
-                    vector256::<F>(bytes, i + 3),
-                ];
+                let mut w = [vdupq_n_s8(0); 4];
+                for i in 0..4 {
+                    w[i] = vector256::<F>(bytes, 4 * sixteen + i);
+                }
                 for m in 0..M {
                     part[m] = dot_sixteen::<DOT>(part[m], w, &q[m][sixteen]);
                 }
@@ -137,11 +131,14 @@ fn rows256<F: Format256, const DOT: bool, const M: usize>(
         }
         let mut offset = [vdupq_n_s32(0); M];
         for eight in 0..eights {
-            let [low, high] = [h.offsets[2 * eight], h.offsets[2 * eight + 1]];
-            let offsets = eight_offsets(low, high, F::SIGNED);
+            let mut offsets = [vdup_n_s16(0); 8];
+            for i in 0..8 {
+                let four = h.offsets[2 * eight + i / 4];
+                offsets[i] = vmovn_s32(byte(four, i % 4, F::SIGNED));
+            }
             for m in 0..M {
                 let sums = &sums[m][b * eights + eight];
-                offset[m] = add_offsets(offset[m], offsets, sums);
+                offset[m] = add_offsets(offset[m], &offsets, sums);
             }
         }
         for m in 0..M {
@@ -151,7 +148,8 @@ fn rows256<F: Format256, const DOT: bool, const M: usize>(
         }
     }
     for m in 0..M {
-        store(&mut out[m], sum[m]);
+        // SAFETY: a fixed array of four (2).
+        unsafe { vst1q_f32(out[m].as_mut_ptr(), sum[m]) };
     }
 }
 
@@ -224,36 +222,17 @@ fn byte(bytes: uint8x16_t, i: usize, signed: bool) -> int32x4_t {
     }
 }
 
-/// Eight offsets of each of four rows.
+/// Adds the products of eight offsets of each row and the sums of their activations.
 #[target_feature(enable = "neon")]
 #[inline]
-fn eight_offsets(a: uint8x16_t, b: uint8x16_t, signed: bool) -> [int16x4_t; 8] {
-    [
-        vmovn_s32(byte(a, 0, signed)),
-        vmovn_s32(byte(a, 1, signed)),
-        vmovn_s32(byte(a, 2, signed)),
-        vmovn_s32(byte(a, 3, signed)),
-        vmovn_s32(byte(b, 0, signed)),
-        vmovn_s32(byte(b, 1, signed)),
-        vmovn_s32(byte(b, 2, signed)),
-        vmovn_s32(byte(b, 3, signed)),
-    ]
-}
-
-/// Adds the products of eight offsets and the sums of their activations.
-#[target_feature(enable = "neon")]
-#[inline]
-fn add_offsets(sum: int32x4_t, offsets: [int16x4_t; 8], sums: &[i16; 8]) -> int32x4_t {
+fn add_offsets(mut sum: int32x4_t, offsets: &[int16x4_t; 8], sums: &[i16; 8]) -> int32x4_t {
     // SAFETY: a fixed array of eight (2).
     let sums = unsafe { vld1q_s16(sums.as_ptr()) };
-    let sum = vmlal_laneq_s16::<0>(sum, offsets[0], sums);
-    let sum = vmlal_laneq_s16::<1>(sum, offsets[1], sums);
-    let sum = vmlal_laneq_s16::<2>(sum, offsets[2], sums);
-    let sum = vmlal_laneq_s16::<3>(sum, offsets[3], sums);
-    let sum = vmlal_laneq_s16::<4>(sum, offsets[4], sums);
-    let sum = vmlal_laneq_s16::<5>(sum, offsets[5], sums);
-    let sum = vmlal_laneq_s16::<6>(sum, offsets[6], sums);
-    vmlal_laneq_s16::<7>(sum, offsets[7], sums)
+    macro_rules! add {
+        ($($i:literal),*) => { $(sum = vmlal_laneq_s16::<$i>(sum, offsets[$i], sums);)* };
+    }
+    add!(0, 1, 2, 3, 4, 5, 6, 7);
+    sum
 }
 
 /// The low (0) or the high (1) nibble of each byte.
@@ -270,8 +249,7 @@ fn bit_as_sixteen(v: uint8x16_t, i: usize) -> uint8x16_t {
     vandq_u8(shifted(v, 4 - i as isize), vdupq_n_u8(16))
 }
 
-/// Each byte shifted, to the left when positive. By a number in a register, so that a loop over such
-/// numbers needs neither branches nor to be unrolled.
+/// Each byte shifted, to the left when positive; by a register, so that loops need no branches.
 #[target_feature(enable = "neon")]
 #[inline]
 fn shifted(v: uint8x16_t, by: isize) -> uint8x16_t {
@@ -313,13 +291,10 @@ fn rows32<F: Format32, const DOT: bool, const M: usize>(
         let q: [&[[i8; 16]; 2]; M] = at(q, b);
         let mut dot = [vdupq_n_s32(0); M];
         for sixteen in 0..2 {
-            let i = 4 * sixteen;
-            let w = [
-                vector32::<F>(bytes, i),
-                vector32::<F>(bytes, i + 1),
-                vector32::<F>(bytes, i + 2),
-                vector32::<F>(bytes, i + 3),
-            ];
+            let mut w = [vdupq_n_s8(0); 4];
+            for i in 0..4 {
+                w[i] = vector32::<F>(bytes, 4 * sixteen + i);
+            }
             for m in 0..M {
                 dot[m] = dot_sixteen::<DOT>(dot[m], w, &q[m][sixteen]);
             }
@@ -339,7 +314,8 @@ fn rows32<F: Format32, const DOT: bool, const M: usize>(
         }
     }
     for m in 0..M {
-        store(&mut out[m], sum[m]);
+        // SAFETY: a fixed array of four (2).
+        unsafe { vst1q_f32(out[m].as_mut_ptr(), sum[m]) };
     }
 }
 
@@ -351,10 +327,8 @@ fn rows32<F: Format32, const DOT: bool, const M: usize>(
 fn dot_sixteen<const DOT: bool>(sum: int32x4_t, w: [int8x16_t; 4], q: &[i8; 16]) -> int32x4_t {
     // SAFETY: a fixed array of sixteen (2).
     let q = unsafe { vld1q_s8(q.as_ptr()) };
-    let sum = dot_four::<DOT, 0>(sum, w[0], q);
-    let sum = dot_four::<DOT, 1>(sum, w[1], q);
-    let sum = dot_four::<DOT, 2>(sum, w[2], q);
-    dot_four::<DOT, 3>(sum, w[3], q)
+    let sum = dot_four::<DOT, 1>(dot_four::<DOT, 0>(sum, w[0], q), w[1], q);
+    dot_four::<DOT, 3>(dot_four::<DOT, 2>(sum, w[2], q), w[3], q)
 }
 
 /// Adds the products of four weights of each row and activations `4 · FOUR … 4 · FOUR + 3` of `q`.
@@ -380,15 +354,14 @@ fn dot_four<const DOT: bool, const FOUR: i32>(
         }
         sum
     } else {
-        let four = vdupq_laneq_s32::<FOUR>(vreinterpretq_s32_s8(q));
-        let q = vreinterpretq_s8_s32(four);
+        let q = vreinterpretq_s8_s32(vdupq_laneq_s32::<FOUR>(vreinterpretq_s32_s8(q)));
         let low = vmull_s8(vget_low_s8(w), vget_low_s8(q));
         let high = vmull_high_s8(w, q);
         vpadalq_s16(sum, vpaddq_s16(low, high))
     }
 }
 
-// ---- loads and stores ----
+// ---- loads ----
 
 #[target_feature(enable = "neon")]
 #[inline]
@@ -422,11 +395,4 @@ pub(super) fn floats(halves: uint16x4_t) -> float32x4_t {
         );
     }
     floats
-}
-
-#[target_feature(enable = "neon")]
-#[inline]
-fn store(out: &mut [f32; ROWS], v: float32x4_t) {
-    // SAFETY: a fixed array of four.
-    unsafe { vst1q_f32(out.as_mut_ptr(), v) }
 }
