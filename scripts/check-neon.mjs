@@ -11,6 +11,8 @@ const PROCESSORS = {
   max: 'CPU (NEON with dot products)',
   'cortex-a53': 'CPU (NEON)',
 };
+/** The kernels' tests, and a whole model's pass against candle's tensors. */
+const filters = ['kernels::', 'qwen3_and_scaled_llama_agree_with_the_kernels'];
 const target = 'aarch64-unknown-linux-gnu';
 
 checkToolchain();
@@ -28,7 +30,7 @@ const profile = [
   'tandem-inference.debug-assertions=false',
   'gemm-f16.opt-level=3',
 ].flatMap((setting) => ['--config', `profile.dev.package.${setting}`]);
-const cargo = ['test', '--locked', '-p', 'tandem-inference', '--lib', '--target', target];
+const cargo = ['test', '--locked', '-p', 'tandem-inference', '--lib', '--test', 'backends', '--target', target];
 const environment = (cpu) => ({
   ...process.env,
   ...rust.env,
@@ -42,7 +44,7 @@ say(`building the tests for ${target}`);
 await must('cargo', [...cargo, ...rust.args, ...profile, '--no-run'], { env: environment('max') });
 for (const [cpu, kernels] of Object.entries(PROCESSORS)) {
   say(`running them on qemu's processor \`${cpu}\``);
-  const tests = [...cargo, ...rust.args, ...profile, 'kernels', '--', '--nocapture'];
+  const tests = [...cargo, ...rust.args, ...profile, '--', '--nocapture', ...filters];
   const { code, output } = await run('cargo', tests, { env: environment(cpu), capture: true });
   if (code !== 0) fail(`the kernels' tests failed on \`${cpu}\``);
   if (!output.includes(`computed on ${kernels}\n`)) fail(`\`${cpu}\` did not use ${kernels}`);
