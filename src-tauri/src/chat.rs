@@ -6,7 +6,7 @@ use crate::state::{ApiError, App};
 use serde::Serialize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
-use tandem_device::store::{MESSAGE_LIMIT, Message, Preset, Stats, Status};
+use tandem_device::store::{MESSAGE_LIMIT, Message, Preset, Stats, Status, StoreError};
 use tandem_device::{Ahead, Event, Finish, Gamma, Request, generate, new_seed};
 use tandem_inference::{ChatMessage, Role};
 use tandem_speculation::TokenId;
@@ -70,6 +70,46 @@ impl Running {
     }
 }
 
+/// How an answer ended.
+#[derive(Clone)]
+pub(crate) struct Ending {
+    conversation: i64,
+    status: Status,
+    finish: Option<Finish>,
+    /// Text that was held back.
+    rest: String,
+    problem: Option<String>,
+}
+
+impl Ending {
+    async fn store(&self, app: &App, message: i64) -> Result<Message, StoreError> {
+        let problem = self.problem.as_deref();
+        app.store.finish(message, self.status, self.finish, &self.rest, problem).await
+    }
+}
+
+/// Writes the endings of a conversation's answers that could not be written in time: the disk was full
+/// perhaps, and has room again. What fails once more stays for the next time.
+pub(crate) async fn end_late(app: &App, conversation: i64) {
+    let late: Vec<_> = {
+        let now = app.changing();
+        let of = |(_, e): &(&i64, &Ending)| e.conversation == conversation;
+        now.unended.iter().filter(of).map(|(id, e)| (*id, e.clone())).collect()
+    };
+    for (message, ending) in late {
+        // Taken first, so that of two callers one adds the held back text.
+        if app.changing().unended.remove(&message).is_none() {
+            continue;
+        }
+        match ending.store(app, message).await {
+            Ok(_) | Err(StoreError::Missing(_)) => {}
+            Err(_) => {
+                app.changing().unended.insert(message, ending);
+            }
+        }
+    }
+}
+
 /// What to answer.
 pub(crate) enum Wanted {
     /// A new question at the end of the active branch.
@@ -108,8 +148,9 @@ pub(crate) async fn start(
     }
     if app.changing().benchmark.is_some() {
         let text = "a benchmark is running; wait for its end, or cancel it in Metrics";
-        return Err(ApiError::new("busy", text));
+        return Err(ApiError::new("benchmark_running", text));
     }
+    end_late(&app, conversation).await;
     let settings = app.settings();
     let row = app.store.conversation(conversation).await?;
     let path = path(&app, conversation, &wanted).await?;
@@ -170,22 +211,18 @@ pub(crate) async fn start(
             patience: PATIENCE,
         };
         let done = write(&app, &running, &drafter, request, answer_message.id, before).await;
-        let ended = match done {
-            Ok((finish, rest)) => {
-                let stopped = finish == Finish::Cancelled;
-                let status = if stopped { Status::Stopped } else { Status::Done };
-                app.store.finish(answer_message.id, status, Some(finish), &rest, None).await
-            }
-            Err(problem) => {
-                let (id, problem) = (answer_message.id, Some(problem.as_str()));
-                app.store.finish(id, Status::Failed, None, "", problem).await
-            }
+        let (status, finish, rest, problem) = match done {
+            Ok((Finish::Cancelled, rest)) => (Status::Stopped, Some(Finish::Cancelled), rest, None),
+            Ok((finish, rest)) => (Status::Done, Some(finish), rest, None),
+            Err(problem) => (Status::Failed, None, String::new(), Some(problem)),
         };
-        // A row that cannot be written any more still ends for whoever watches.
-        let message = ended.unwrap_or_else(|e| {
+        let ending = Ending { conversation, status, finish, rest, problem };
+        // A row that cannot be written now still ends for whoever watches.
+        let message = ending.store(&app, answer_message.id).await.unwrap_or_else(|e| {
             let mut message = running.inner().message.clone();
             message.status = Status::Failed;
             message.error = Some(e.to_string());
+            app.changing().unended.insert(message.id, ending);
             message
         });
         app.changing().running.remove(&conversation);

@@ -69,10 +69,11 @@ pub(crate) async fn conversation_search(app: Shared<'_>, query: String) -> Answe
 
 #[tauri::command]
 pub(crate) async fn messages_list(app: Shared<'_>, conversation_id: i64) -> Answer<Vec<Message>> {
+    chat::end_late(&app, conversation_id).await;
     let running = app.changing().running.contains_key(&conversation_id);
     let mut messages = app.store.messages(conversation_id).await?;
     if !running {
-        // Its last write failed, on a full disk perhaps: the next start puts this into the file.
+        // Its end cannot be written yet, on a full disk perhaps.
         for message in messages.iter_mut().filter(|m| m.status == Status::Streaming) {
             message.status = Status::Interrupted;
         }

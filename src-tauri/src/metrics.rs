@@ -140,15 +140,16 @@ pub(crate) async fn benchmark_start(
     quick: bool,
     on_event: Channel<Progress>,
 ) -> Answer<BenchmarkResult> {
-    let busy = |text| Err(ApiError::new("busy", text));
     let cancel = CancellationToken::new();
     let (drafter, link) = {
         let mut now = app.changing();
         if now.benchmark.is_some() {
-            return busy("a benchmark is running already");
+            let text = "a benchmark is running already";
+            return Err(ApiError::new("benchmark_running", text));
         }
         if !now.running.is_empty() {
-            return busy("an answer is being written; wait for its end, or stop it");
+            let text = "an answer is being written; wait for its end, or stop it";
+            return Err(ApiError::new("busy", text));
         }
         let Some(drafter) = now.drafter.clone() else {
             return Err(ApiError::new("drafter", "the model on this device is not ready yet"));

@@ -456,7 +456,7 @@ pub(crate) fn model_cancel(app: Shared<'_>, name: Option<String>) {
 #[tauri::command]
 pub(crate) async fn model_discard(app: Shared<'_>, name: String) -> Answer<()> {
     if app.changing().downloads.contains_key(&name) {
-        return Err(ApiError::new("busy", "this model is being downloaded; pause it first"));
+        return Err(ApiError::new("downloading", "this model is being downloaded; pause it first"));
     }
     let known = in_catalogue(&name)?;
     app.models.discard(known).map_err(|e| ApiError::new("model", e))

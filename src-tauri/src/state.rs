@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use tandem_device::store::Store;
+use tandem_device::store::{Store, StoreError};
 use tandem_device::{Boxes, Drafter, EdgeAddress, Link, LinkState, Refusal};
 use tandem_inference::store::Store as ModelStore;
 use tauri::{AppHandle, Emitter, Manager};
@@ -33,9 +33,14 @@ impl ApiError {
     }
 }
 
-impl From<tandem_device::store::StoreError> for ApiError {
-    fn from(e: tandem_device::store::StoreError) -> Self {
-        Self::new("store", e)
+impl From<StoreError> for ApiError {
+    fn from(e: StoreError) -> Self {
+        let code = match e {
+            StoreError::Full => "disk_full",
+            StoreError::ReadOnly => "read_only",
+            _ => "store",
+        };
+        Self::new(code, e)
     }
 }
 
@@ -58,6 +63,8 @@ pub(crate) struct Changing {
     pub edge_problem: Option<String>,
     pub running: HashMap<i64, Arc<crate::chat::Running>>,
     pub downloads: HashMap<String, Arc<AtomicBool>>,
+    /// Answers whose end is not in the store yet, by their message.
+    pub unended: HashMap<i64, crate::chat::Ending>,
     /// Stops the running benchmark.
     pub benchmark: Option<CancellationToken>,
 }

@@ -1,7 +1,7 @@
 // Branches, files, undo, search, lost messages and a crash in mid-answer, in the real window with
 // the real pair. What is shown is compared with what SQLite holds.
 import assert from 'node:assert/strict';
-import { execFileSync } from 'node:child_process';
+import { execFileSync, spawn } from 'node:child_process';
 import { copyFileSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
@@ -208,6 +208,48 @@ test(
       'SELECT count(*), max(round) FROM rounds WHERE message = (SELECT max(id) FROM messages)',
     );
     assert.equal(rounds, last + 1);
+  },
+);
+
+const LOCK = `
+import sqlite3, sys
+database = sqlite3.connect(sys.argv[1], isolation_level=None)
+database.execute('BEGIN IMMEDIATE')
+print('locked', flush=True)
+sys.stdin.read()`;
+
+test(
+  'an end that could not be written is written when that works again',
+  { timeout: 180_000 },
+  async () => {
+    await ask('Count from 1 to 300 in words.');
+    const last = () =>
+      sql('SELECT status, length(content), error FROM messages ORDER BY id DESC LIMIT 1')[0];
+    await page.until('some text', async () => last()[0] === 'streaming' && last()[1] > 20, 60);
+    const lock = spawn('python3', ['-c', LOCK, path.join(data, 'tandem.db')], {
+      stdio: ['pipe', 'pipe', 2],
+    });
+    try {
+      await new Promise((locked) => lock.stdout.once('data', locked));
+      await page.until(
+        'a failed answer',
+        () => page.one(`${id('message-assistant')}[data-status="failed"]`),
+        40,
+      );
+      assert.equal(last()[0], 'streaming', 'the file could not be written to');
+    } finally {
+      const ended = new Promise((resolve) => lock.on('exit', resolve));
+      lock.stdin.end();
+      await ended;
+    }
+    // A row that is still being written could not be gone on with.
+    await press('continue');
+    await page.until('the rest', async () => last()[0] === 'streaming', 30);
+    const [, kept] = last();
+    await page.until('more', async () => last()[1] > kept, 60);
+    await press('stop');
+    await idle();
+    assert.deepEqual([last()[0], last()[2]], ['stopped', null]);
   },
 );
 

@@ -3,6 +3,7 @@
  */
 import { Channel, invoke } from '@tauri-apps/api/core';
 import { listen } from '@tauri-apps/api/event';
+import { errorText } from '../i18n/errors';
 
 export type Mode = 'auto' | 'dssd' | 'edge' | 'device';
 
@@ -138,7 +139,7 @@ export interface ApiError {
 export function toApiError(error: unknown): ApiError {
   if (typeof error === 'object' && error !== null && 'message' in error) {
     const code = 'code' in error ? String(error.code) : 'unknown';
-    return { code, message: String(error.message) };
+    return { code, message: errorText(code, String(error.message)) };
   }
   return { code: 'unknown', message: String(error) };
 }
