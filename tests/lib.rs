@@ -52,16 +52,7 @@ pub async fn drafter(name: &str) -> Drafter {
 pub fn config(listen: SocketAddr) -> Config {
     let limits =
         Limits { context: 4096, sessions: 8, kv_bytes: 1 << 30, idle: Duration::from_secs(60) };
-    Config {
-        listen,
-        state: None,
-        token: None,
-        name: "test".into(),
-        announce: false,
-        limits,
-        connections: 16,
-        drafter: None,
-    }
+    Config { listen, ..Config::local("test", limits) }
 }
 
 /// Starts an edge; port 0 picks a free one.

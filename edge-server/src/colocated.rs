@@ -16,7 +16,7 @@ use tandem_inference::{Error, KvCache, Model, Segment, Wanted};
 use tandem_protocol::SessionId;
 use tandem_speculation::{
     Alternative, Distribution, DraftStop, Modelled, Planner, Purpose, RoundTimes, Source, TokenId,
-    Way, alternative_at, common_beginning, confidence, process, two_best,
+    Way, common_beginning, confidence, process, two_best,
 };
 
 /// Tokens that a draft may begin with in its first step; more are read before, in pieces of this
@@ -193,12 +193,8 @@ impl Colocated {
             return;
         }
         let times = RoundTimes { draft_ms: drafting.ms, round_trip_ms: verify_ms, verify_ms };
-        let beside = alternative_at(&drafting.alternatives, accepted);
-        let source = Source::Model(Modelled {
-            confidences: &drafting.confidences,
-            alternatives: drafting.alternatives.len(),
-            followed: beside.map(|_| tokens > accepted + 1),
-        });
+        let Drafting { confidences, alternatives, .. } = drafting;
+        let source = Source::Model(Modelled::of(confidences, alternatives, accepted, tokens));
         let wall = drafting.ms + verify_ms;
         self.planner.drafted(Way::Turns, source, accepted, times, tokens, Some(wall));
     }

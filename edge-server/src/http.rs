@@ -55,6 +55,23 @@ pub struct Config {
     pub drafter: Option<Arc<Model>>,
 }
 
+impl Config {
+    /// An edge for this machine alone, on any free port, that keeps nothing and wants no token.
+    #[must_use]
+    pub fn local(name: &str, limits: Limits) -> Self {
+        Self {
+            listen: ([127, 0, 0, 1], 0).into(),
+            state: None,
+            token: None,
+            name: name.into(),
+            announce: false,
+            limits,
+            connections: 16,
+            drafter: None,
+        }
+    }
+}
+
 /// Why an edge does not start.
 #[derive(Debug, Error)]
 pub enum StartError {

@@ -490,8 +490,8 @@ impl Session {
             prefix as u32,
         )
         .map_err(|e| (ErrorCode::Internal, e.to_string()))?;
-        history.truncate(prefix + verdict.accepted);
-        let follows = self.follow(&verdict, history, alternatives, &mut row)?;
+        let text = &history[..prefix + verdict.accepted];
+        let follows = self.follow(&verdict, text, alternatives, &mut row)?;
 
         // Rows of rejected drafts are forgotten; everything that stays was computed from the text.
         self.cache.truncate(prefix + verdict.accepted);
@@ -553,15 +553,17 @@ impl Session {
     fn follow(
         &self,
         verdict: &tandem_speculation::Verdict,
-        mut text: Vec<TokenId>,
+        text: &[TokenId],
         alternatives: &[Alternative],
         row: &mut impl FnMut(usize) -> Vec<f32>,
     ) -> Result<Option<[TokenId; 2]>, Refusal> {
         let found = alternatives.iter().position(|a| usize::from(a.at) == verdict.accepted);
         let Some(n) = found else { return Ok(None) };
         let (id, at) = (alternatives[n].id, text.len() as u32);
-        text.push(id);
-        let p = || process(&mut row(row_after(alternatives, n)), &self.sampling, &text);
+        let p = || {
+            let text = [text, &[id]].concat();
+            process(&mut row(row_after(alternatives, n)), &self.sampling, &text)
+        };
         follow(&verdict.correction, id, p, &self.randomness, at)
             .map(|next| next.map(|next| [id, next]))
             .map_err(|e| (ErrorCode::Internal, e.to_string()))
@@ -595,7 +597,7 @@ impl Session {
                 "a round of the edge's own ends with a token".into(),
             ));
         };
-        let follows = self.follow(&verdict, text.clone(), &drafting.alternatives, &mut row)?;
+        let follows = self.follow(&verdict, &text, &drafting.alternatives, &mut row)?;
         text.push(token);
         text.extend(follows.map(|[_, next]| next));
         let is_end = |t: &TokenId| model.tokenizer().is_end(*t);

@@ -11,7 +11,9 @@ mod raw;
 
 use by::chi_square;
 use raw::{Raw, greeting, prompt};
+use std::sync::Arc;
 use tandem_device::Mode;
+use tandem_edge::Edge;
 use tandem_inference::{Model, Segment, Wanted};
 use tandem_protocol::{ClientMessage, Draft, More, Open, SessionId};
 use tandem_speculation::{
@@ -186,16 +188,33 @@ async fn token(
     }
 }
 
+/// A support that is sent whole, and one of which samples are sent.
+const FORMS: [Sampling; 2] = [Sampling { top_k: 8, ..PLAIN }, PLAIN];
+
+/// A question to an edge with a small model, by a device of the test's own.
+struct Asked {
+    verifier: Arc<Model>,
+    edge: Edge,
+    raw: Raw,
+    tokens: Vec<TokenId>,
+}
+
+impl Asked {
+    async fn new() -> Self {
+        let verifier = model(OTHER);
+        let edge = raw::serve(&verifier, config(([127, 0, 0, 1], 0).into())).await;
+        let raw = Raw::connect(edge.address(), None, greeting(&verifier)).await;
+        let tokens = prompt(&verifier, "Name a city.");
+        Self { verifier, edge, raw, tokens }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn any_drafter_gives_the_verifiers_tokens_and_dishonest_ones_do_not() {
     const ROUNDS: u32 = 600;
-    let verifier = model(OTHER);
-    let edge = raw::serve(&verifier, config(([127, 0, 0, 1], 0).into())).await;
-    let mut raw = Raw::connect(edge.address(), None, greeting(&verifier)).await;
-    let tokens = prompt(&verifier, "Name a city.");
+    let Asked { verifier, edge, mut raw, tokens } = Asked::new().await;
     let mut seed = 0;
-    // A support that is sent whole, and one of which samples are sent.
-    for sampling in [Sampling { top_k: 8, ..PLAIN }, PLAIN] {
+    for sampling in FORMS {
         let p = next(&verifier, &tokens, &sampling);
         // Likes what p likes least among its best tokens, and one that p nearly never gives.
         let (mut ids, masses) = top(&p, 8);
@@ -229,13 +248,9 @@ async fn any_drafter_gives_the_verifiers_tokens_and_dishonest_ones_do_not() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_follows_an_alternative_is_the_verifiers() {
     const ROUNDS: u32 = 900;
-    let verifier = model(OTHER);
-    let edge = raw::serve(&verifier, config(([127, 0, 0, 1], 0).into())).await;
-    let mut raw = Raw::connect(edge.address(), None, greeting(&verifier)).await;
-    let tokens = prompt(&verifier, "Name a city.");
+    let Asked { verifier, edge, mut raw, tokens } = Asked::new().await;
     let mut seed = 0;
-    // Forms of answer: a support that is sent whole, and one of which samples are sent.
-    for sampling in [Sampling { top_k: 8, ..PLAIN }, PLAIN] {
+    for sampling in FORMS {
         let p = next(&verifier, &tokens, &sampling);
         let (ids, _) = top(&p, 2);
         // The drafter likes the second token, its alternative is the first.

@@ -4,10 +4,9 @@ import { execFileSync, spawn } from 'node:child_process';
 import { mkdtempSync, readFileSync, readdirSync, rmSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
-import { createInterface } from 'node:readline';
 import { after, before, test } from 'node:test';
 import { VERIFIER, program } from '../../scripts/lib/system.mjs';
-import { database, id, open } from './driver.mjs';
+import { database, id, line, open } from './driver.mjs';
 
 const data = mkdtempSync(path.join(os.tmpdir(), 'tandem-boxes-'));
 const state = path.join(data, 'second-edge');
@@ -19,13 +18,6 @@ let url;
 const sql = database(data);
 const shoot = (name) => shots && page.screenshot(path.join(shots, `${name}.png`));
 const devices = () => JSON.parse(readFileSync(path.join(state, 'devices.json'), 'utf8'));
-/** The first line of a process's output that matches. */
-const line = (child, pattern) =>
-  new Promise((resolve, reject) => {
-    const lines = createInterface({ input: child.stdout });
-    lines.on('line', (text) => pattern.test(text) && resolve(pattern.exec(text)[1]));
-    child.on('exit', (code) => reject(new Error(`ended with ${code}`)));
-  });
 
 /** How many bundled edges this test's app runs. */
 function bundled() {

@@ -10,7 +10,7 @@ import { after, before, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { VERIFIER, cacheFolder, program } from '../../scripts/lib/system.mjs';
-import { database, id, open } from './driver.mjs';
+import { database, id, line, open } from './driver.mjs';
 
 const home = mkdtempSync(path.join(os.tmpdir(), 'tandem-desktop-'));
 const data = path.join(home, 'tandem');
@@ -39,14 +39,6 @@ function start(program, args, options = {}) {
   started.push(child);
   return child;
 }
-
-/** The first line of a process's output that matches. */
-const line = (child, pattern) =>
-  new Promise((resolve, reject) => {
-    const lines = createInterface({ input: child.stdout });
-    lines.on('line', (text) => pattern.test(text) && resolve(pattern.exec(text)[1]));
-    child.on('exit', (code) => reject(new Error(`ended with ${code}`)));
-  });
 
 const x = (...args) =>
   execFileSync('xdotool', args, {

@@ -3,6 +3,7 @@ import { execFileSync, spawn } from 'node:child_process';
 import { writeFileSync } from 'node:fs';
 import { createServer } from 'node:net';
 import path from 'node:path';
+import { createInterface } from 'node:readline';
 import { setTimeout as sleep } from 'node:timers/promises';
 
 const ELEMENT = 'element-6066-11e4-a52e-4f735466cecf';
@@ -143,3 +144,11 @@ export const database = (folder) => (query) =>
       encoding: 'utf8',
     }),
   );
+
+/** The first line of a process's output that matches. */
+export const line = (child, pattern) =>
+  new Promise((resolve, reject) => {
+    const lines = createInterface({ input: child.stdout });
+    lines.on('line', (text) => pattern.test(text) && resolve(pattern.exec(text)[1]));
+    child.on('exit', (code) => reject(new Error(`ended with ${code}`)));
+  });

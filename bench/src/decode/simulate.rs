@@ -84,9 +84,11 @@ impl Draft {
         }
         draft.accepted = (0..draft.gamma).take_while(|i| text.hit[at + i]).count();
         // The alternative is the drafter's best token beside the drafted one, which was wrong.
-        let right = || text.places.get(at + draft.accepted).is_some_and(|p| p.greedy || p.second);
-        let rejected = draft.accepted < draft.gamma && draft.alternatives.contains(&draft.accepted);
-        draft.followed = rejected.then(right);
+        let rejected = draft.alternatives.iter().find(|place| **place == draft.accepted);
+        draft.followed = rejected.map(|place| {
+            let place = &text.places[at + place];
+            place.greedy || place.second
+        });
         draft
     }
 

@@ -170,17 +170,18 @@ impl Ready {
         while left > 0 {
             let next = timeout(PATIENCE, channel.next()).await.context("the edge is silent")?;
             let Incoming::Message { message, bytes, at } = next else { bail!("the link broke") };
-            let (drafted, tokens) = match message {
-                ServerMessage::Written(w) => (usize::from(w.drafted), w.tokens),
+            let (drafted, accepted, tokens) = match message {
+                ServerMessage::Written(w) => {
+                    (usize::from(w.drafted), usize::from(w.accepted), w.tokens)
+                }
                 ServerMessage::Verdict(v) => match v.correction {
-                    Correction::Bonus(token) => (0, vec![token]),
+                    Correction::Bonus(token) => (0, 0, vec![token]),
                     other => bail!("{other:?} in a stream"),
                 },
                 ServerMessage::Error(e) => bail!(e.message),
                 _ => continue,
             };
             let last = *tokens.last().context("a round without tokens")?;
-            let accepted = (tokens.len() - 1).min(drafted);
             left = left.saturating_sub(tokens.len());
             let (up, down) = (std::mem::take(&mut up), bytes);
             rounds.push(Round { drafted, accepted, tokens, up, down, at, record: None });
@@ -194,19 +195,7 @@ impl Ready {
 }
 
 fn config(drafter: Option<Arc<tandem_inference::Model>>) -> Config {
-    Config {
-        listen: ([127, 0, 0, 1], 0).into(),
-        state: None,
-        token: None,
-        name: "bench".into(),
-        announce: false,
-        limits: Limits {
-            context: CONTEXT,
-            sessions: 8,
-            kv_bytes: 1 << 30,
-            idle: Duration::from_secs(600),
-        },
-        connections: 16,
-        drafter,
-    }
+    let idle = Duration::from_secs(600);
+    let limits = Limits { context: CONTEXT, sessions: 8, kv_bytes: 1 << 30, idle };
+    Config { drafter, ..Config::local("bench", limits) }
 }

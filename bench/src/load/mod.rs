@@ -126,19 +126,11 @@ fn modes(gamma: &[usize]) -> impl Iterator<Item = Mode> {
 }
 
 fn config(clients: usize) -> Config {
-    Config {
-        listen: ([127, 0, 0, 1], 0).into(),
-        state: None,
-        token: None,
-        name: "bench".into(),
-        announce: false,
-        limits: Limits {
-            context: 1024,
-            sessions: 2 * clients + 2,
-            kv_bytes: 8 << 30,
-            idle: Duration::from_secs(600),
-        },
-        connections: clients + 2,
-        drafter: None,
-    }
+    let limits = Limits {
+        context: 1024,
+        sessions: 2 * clients + 2,
+        kv_bytes: 8 << 30,
+        idle: Duration::from_secs(600),
+    };
+    Config { connections: clients + 2, ..Config::local("bench", limits) }
 }

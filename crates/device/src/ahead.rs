@@ -231,12 +231,10 @@ impl<F: FnMut(Event)> Run<'_, F> {
         (record.gamma, record.draft_ms) = (self.wanted(drafted), front.drafted.ms);
         record.started_at = front.started_at;
         let accepted = record.accepted as usize;
-        if record.outcome == "continue" {
-            self.edge_known = prefix + accepted;
-        } else {
+        if record.outcome != "continue" {
             flight.clear();
-            self.edge_known = prefix + accepted + edges_own(&record);
         }
+        self.edge_known = prefix + accepted + edges_own(&record);
         let times = RoundTimes {
             draft_ms: front.drafted.ms,
             // It waits behind the drafts before it, which is no cost of the link.

@@ -17,7 +17,7 @@ use tandem_inference::{KvCache, LoadOptions, Model, ModelInfo, Segment, Tokenize
 use tandem_protocol::{Hello, PROTOCOL_VERSION, SessionId};
 use tandem_speculation::{
     Alternative, Distribution, DraftStop, Lookup, Modelled, ProcessError, Purpose, Randomness,
-    Sampling, Source, TokenId, alternative_at, common_beginning, confidence, process, two_best,
+    Sampling, Source, TokenId, common_beginning, confidence, process, two_best,
 };
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
@@ -103,12 +103,7 @@ impl Drafted {
         if let Some(matched) = self.looked_up {
             return Source::Lookup { matched, drafted: self.ids.len() };
         }
-        let beside = alternative_at(&self.alternatives, accepted);
-        Source::Model(Modelled {
-            confidences: &self.confidences,
-            alternatives: self.alternatives.len(),
-            followed: beside.map(|_| tokens > accepted + 1),
-        })
+        Source::Model(Modelled::of(&self.confidences, &self.alternatives, accepted, tokens))
     }
 }
 

@@ -256,14 +256,14 @@ impl<F: FnMut(Event)> Run<'_, F> {
     /// The record of a round of which the edge did all.
     fn written(&self, written: &Written, started_at: i64) -> RoundRecord {
         let drafted = u32::from(written.drafted);
-        let accepted = u32::from(written.accepted).min(drafted).min(written.tokens.len() as u32);
+        let (accepted, tokens) = (u32::from(written.accepted), written.tokens.len() as u32);
         RoundRecord {
             gamma: drafted,
             drafted,
             accepted,
             ignored: drafted - (accepted + 1).min(drafted),
             alternatives: u32::from(written.alternatives),
-            followed: u32::from(written.tokens.len() as u32 > accepted + 1),
+            followed: u32::from(tokens > accepted + 1),
             draft_ms: f64::from(written.draft_us) / 1e3,
             queue_ms: f64::from(written.queued_us) / 1e3,
             verify_ms: f64::from(written.verify_us) / 1e3,

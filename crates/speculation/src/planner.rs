@@ -13,7 +13,10 @@
 //! nothing. Drafting is left only when no draft is on its way, and a stream's tokens that were still
 //! on theirs are dropped unseen, so nothing is thrown away because of what it says.
 
-use crate::{Calibration, DraftLength, DraftStop, Lookup, RoundTimes, TokenId, lookup};
+use crate::{
+    Alternative, Calibration, DraftLength, DraftStop, Lookup, RoundTimes, TokenId, alternative_at,
+    lookup,
+};
 
 /// A way of answering with an edge.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,6 +64,22 @@ pub struct Modelled<'a> {
     pub alternatives: usize,
     /// Whether the alternative at the rejected place was right, if there was one.
     pub followed: Option<bool>,
+}
+
+impl<'a> Modelled<'a> {
+    /// A draft of which `tokens` tokens came, `accepted` of them drafted: one more than the correction
+    /// only behind an alternative.
+    #[must_use]
+    pub fn of(
+        confidences: &'a [f32],
+        alternatives: &[Alternative],
+        accepted: usize,
+        tokens: usize,
+    ) -> Self {
+        let beside = alternative_at(alternatives, accepted);
+        let followed = beside.map(|_| tokens > accepted + 1);
+        Self { confidences, alternatives: alternatives.len(), followed }
+    }
 }
 
 /// A change of the way, with the expected milliseconds a token that led to it.
@@ -253,8 +272,7 @@ impl Planner {
     /// `t_d·(1 − α^n) < t_v·reach·(1 − α)`.
     #[must_use]
     pub fn draft_stop(&self, way: Way) -> DraftStop {
-        let seen = if way == Way::Ahead { &self.ahead } else { &self.turns };
-        let length = &seen.length;
+        let length = self.costs(way);
         if length.rounds() < FIRST_ROUNDS {
             let gamma = if way == Way::Ahead { length.next_ahead() } else { length.next() };
             return DraftStop::fixed(gamma);
@@ -271,11 +289,16 @@ impl Planner {
             .with_alternatives(self.needed(way))
     }
 
+    /// What drafting and verifying take in a way of drafting.
+    fn costs(&self, way: Way) -> &DraftLength {
+        if way == Way::Ahead { &self.ahead.length } else { &self.turns.length }
+    }
+
     /// The chance with which an alternative must be needed: it costs a row, and where it is needed it
     /// brings a token as often as alternatives are right.
     #[must_use]
     pub fn needed(&self, way: Way) -> f64 {
-        let length = if way == Way::Ahead { &self.ahead.length } else { &self.turns.length };
+        let length = self.costs(way);
         if length.rounds() < FIRST_ROUNDS {
             return 1.0;
         }
@@ -287,7 +310,7 @@ impl Planner {
     /// drafter's model: it needs no time, but is right less often unless the text repeats itself.
     #[must_use]
     pub fn lookup(&self, way: Way, text: &[TokenId], most: usize) -> Option<Lookup> {
-        let length = if way == Way::Ahead { &self.ahead.length } else { &self.turns.length };
+        let length = self.costs(way);
         if length.rounds() < FIRST_ROUNDS {
             return None;
         }

@@ -91,16 +91,8 @@ impl EdgeProgram {
             kv_bytes: 64 << 20,
             idle: Duration::from_millis(plan.idle_ms),
         };
-        let config = Config {
-            listen: ([127, 0, 0, 1], 0).into(),
-            state: None,
-            token: None,
-            name: "faults".into(),
-            announce: false,
-            limits,
-            connections: 16,
-            drafter: plan.colocated.then(|| Arc::clone(&models[1])),
-        };
+        let drafter = plan.colocated.then(|| Arc::clone(&models[1]));
+        let config = Config { drafter, ..Config::local("faults", limits) };
         let program = Program::new();
         let start = program.runtime().spawn(Edge::start(Arc::clone(&models[0]), config));
         let edge = start.await.map_err(|e| e.to_string())?.map_err(|e| e.to_string())?;
