@@ -62,7 +62,7 @@ const sizes = values.full
         '1',
       ],
       decode: ['--tokens', '64', '--wall', '0,50', '--wall-tokens', '32'],
-      load: ['--clients', '1,4,16', '--seconds', '10', '--gamma', '1,2'],
+      load: ['--clients', '1,4,16', '--seconds', '10', '--gamma', '1,2,4'],
     };
 
 checkToolchain();

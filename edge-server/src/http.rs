@@ -19,7 +19,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Extension, Router};
 use serde::{Deserialize, Serialize};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -51,6 +51,9 @@ pub struct Config {
     pub limits: Limits,
     /// Connections at most.
     pub connections: usize,
+    /// Addresses of balancers, which say with the PROXY protocol, version 2, whose a connection is. Nothing
+    /// else is taken from them.
+    pub balancers: Vec<IpAddr>,
     /// A small model with the same tokenizer, for speculation on the box itself.
     pub drafter: Option<Arc<Model>>,
 }
@@ -67,6 +70,7 @@ impl Config {
             announce: false,
             limits,
             connections: 16,
+            balancers: Vec::new(),
             drafter: None,
         }
     }
@@ -290,7 +294,8 @@ impl Bound {
         let secure = tls.is_some();
         tokio::spawn(access.watch(over.clone()));
         let server = tokio::spawn(async move {
-            let serving = listen::serve(listener, tls, router, config.connections, over.clone());
+            let (devices, balancers) = (config.connections, config.balancers.into());
+            let serving = listen::serve(listener, tls, router, devices, balancers, over.clone());
             let serving = tokio::spawn(serving);
             let mut clock = tokio::time::interval(every);
             loop {

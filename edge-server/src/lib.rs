@@ -8,6 +8,7 @@
 
 mod access;
 mod announce;
+mod balancer;
 mod colocated;
 mod control;
 mod devices;

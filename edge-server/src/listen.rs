@@ -1,8 +1,10 @@
 //! Accepts connections, speaks TLS where the edge has it, and hands them to the router.
 //!
 //! A stranger costs little: handshakes and the wait for a request are short, and there are limits on
-//! connections that have not become a device's yet, in all and for each address (`strangers.rs`).
+//! connections that have not become a device's yet, in all and for each address (`strangers.rs`), which
+//! a balancer tells where there is one (`balancer.rs`).
 
+use crate::balancer;
 use crate::openai;
 use crate::strangers::{Stranger, Strangers};
 use axum::Router;
@@ -16,6 +18,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use rustls::ServerConfig;
 use std::convert::Infallible;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tandem_protocol::CONTROL_PATH;
@@ -58,6 +61,7 @@ pub(crate) async fn serve(
     tls: Option<Arc<ServerConfig>>,
     router: Router,
     devices: usize,
+    balancers: Arc<[IpAddr]>,
     over: CancellationToken,
 ) {
     let places = Arc::new(Semaphore::new(devices + STRANGERS));
@@ -69,7 +73,7 @@ pub(crate) async fn serve(
             () = over.cancelled() => break,
             place = Arc::clone(&places).acquire_owned() => place,
         };
-        let (stream, from) = tokio::select! {
+        let (mut stream, from) = tokio::select! {
             () = over.cancelled() => break,
             accepted = listener.accept() => match accepted {
                 Ok(accepted) => accepted,
@@ -81,17 +85,29 @@ pub(crate) async fn serve(
                 }
             },
         };
-        // Without TLS there is nobody beyond this machine.
-        let Some(stranger) = strangers.arrive(from.ip(), tls.is_some()) else {
-            tracing::debug!("{} has too many connections that say nothing", from.ip());
-            continue;
-        };
         // Rounds are small frames that must not wait for more.
         let _ = stream.set_nodelay(true);
         let (tls, router, over) = (tls.clone(), router.clone(), over.clone());
+        let (strangers, balancers) = (Arc::clone(&strangers), Arc::clone(&balancers));
         tasks.spawn(async move {
             // Held until the request is answered or has become a WebSocket, which has its own limit.
             let _place = place;
+            let mut from = from.ip().to_canonical();
+            if balancers.contains(&from) {
+                match timeout(HANDSHAKE, balancer::origin(&mut stream)).await {
+                    Ok(Ok(origin)) => from = origin.unwrap_or(from),
+                    Ok(Err(e)) => {
+                        tracing::warn!("{from} is to say whose a connection is, but sent {e}");
+                        return;
+                    }
+                    Err(_) => return,
+                }
+            }
+            // Without TLS there is nobody beyond this machine.
+            let Some(stranger) = strangers.arrive(from, tls.is_some()) else {
+                tracing::debug!("{from} has too many connections that say nothing");
+                return;
+            };
             match tls {
                 None => http(stream, router, stranger, over).await,
                 Some(tls) => {
@@ -112,6 +128,12 @@ async fn handshake(
 ) -> Option<tokio_rustls::server::TlsStream<TcpStream>> {
     let mut first = [0];
     if stream.peek(&mut first).await.ok()? == 1 && first[0] != TLS_RECORD {
+        if first[0] == ppp::v2::PROTOCOL_PREFIX[0]
+            && let Ok(from) = stream.peer_addr()
+        {
+            let ip = from.ip().to_canonical();
+            tracing::warn!("if {ip} is a balancer that sends the PROXY protocol: --balancer {ip}");
+        }
         // What was not read when the connection closes would take the answer with it.
         let _ = stream.read(&mut [0; 4096]).await;
         let _ = stream.write_all(plain().as_bytes()).await;

@@ -4,7 +4,7 @@ mod cli;
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 use tandem_edge::{Bound, Config, Limits};
@@ -78,6 +78,10 @@ struct Serve {
     /// Connections at most.
     #[arg(long, value_name = "N", default_value_t = 128)]
     max_connections: usize,
+    /// Addresses of balancers before this edge. They must say with the PROXY protocol, version 2, whose a
+    /// connection is, so that limits by address are those of devices and not the balancer's.
+    #[arg(long, value_name = "IP,…", value_delimiter = ',')]
+    balancer: Vec<IpAddr>,
     /// What computes: auto (a GPU if this build supports one and it is there), cpu or gpu.
     #[arg(long, value_name = "WHAT", default_value = "auto")]
     device: DeviceChoice,
@@ -129,6 +133,7 @@ async fn serve(args: Serve) -> Result<()> {
             idle: Duration::from_secs(args.idle_minutes * 60),
         },
         connections: args.max_connections,
+        balancers: args.balancer,
         drafter: None,
     };
     // Before the model is loaded, so that a wrong address is known at once.

@@ -2,15 +2,15 @@
 //! batch per step.
 //!
 //! Rounds go first and together. Prompts are computed in pieces between them: a large piece when
-//! nothing else waits, a small one beside waiting rounds, so that a long prompt delays nobody by
-//! more than a small piece. Connections get equal shares of both (`share.rs`), and what was computed
-//! of a text is not computed again for another that begins alike.
+//! nothing else waits, a small one of each connection beside waiting rounds, so that a long prompt
+//! delays nobody by more than a small piece. Connections get equal shares of both (`share.rs`), and
+//! what was computed of a text is not computed again for another that begins alike.
 
 use crate::colocated::Colocated;
 use crate::metrics::Metrics;
 use crate::peer::Peer;
 use crate::session::{Refusal, Rows, Session, context_full, micros};
-use crate::share::{donor, prompt_rows, take_turns};
+use crate::share::{donor, prompt_budget, prompt_rows, take_turns};
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -20,9 +20,6 @@ use tandem_protocol::{ClientMessage, ErrorCode, Open, SessionId, check_ids};
 use tandem_speculation::common_beginning;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
-/// Prompt tokens in a step without waiting rounds, and beside them.
-const PREFILL_ALONE: usize = 128;
-const PREFILL_BESIDE: usize = 16;
 /// Sequences in one step at most; the others wait for the next.
 const MAX_BATCH: usize = 64;
 
@@ -360,7 +357,6 @@ impl Scheduler {
             ready.into_iter().map(|(_, id)| (self.party(id), id)).collect();
         take_turns(&mut ready);
         ready.truncate(MAX_BATCH);
-        let budget = if ready.is_empty() { PREFILL_ALONE } else { PREFILL_BESIDE };
         let prompts: Vec<SessionId> =
             self.sessions.values().filter(|s| !s.prompt_left().is_empty()).map(|s| s.id).collect();
         let wants: Vec<(u64, usize)> = prompts
@@ -368,6 +364,7 @@ impl Scheduler {
             .map(|id| (self.party(*id), self.sessions[id].prompt_left().len()))
             .collect();
 
+        let budget = prompt_budget(&wants, !ready.is_empty());
         // What each session computes, and whether it is a round.
         let mut plan: HashMap<SessionId, (Rows, bool)> = HashMap::new();
         for (_, id) in ready {

@@ -1,6 +1,6 @@
 //! What clients share: the rows of a step, and what was computed of texts that begin alike. Pure.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::hash::Hash;
 use std::sync::Arc;
 use tandem_protocol::SessionId;
@@ -12,6 +12,10 @@ pub(crate) type Owner = Option<Arc<str>>;
 
 /// Tokens that are worth a copy.
 const WORTH: usize = 16;
+
+/// Prompt tokens of a step without rounds; and beside rounds those of each party.
+const PREFILL_ALONE: usize = 128;
+const PREFILL_BESIDE: usize = 16;
 
 /// The session that has computed most of the beginning of `tokens`, if that is more than the first
 /// `known`; with how many tokens that is.
@@ -43,6 +47,22 @@ fn divide(wants: &[usize], mut budget: usize) -> Vec<usize> {
         budget -= parts[i];
     }
     parts
+}
+
+/// Tokens of the prompts `(whose, tokens left)` in one step, beside rounds or without.
+///
+/// Beside rounds it grows with the number of parties that wait for a prompt. A fixed budget would be
+/// the less for each the more wait, while those that have their prompt keep the edge busy with rounds:
+/// with 32 clients a prompt of 600 tokens took minutes.
+pub(crate) fn prompt_budget<P: Hash + Eq + Copy>(
+    prompts: &[(P, usize)],
+    beside_rounds: bool,
+) -> usize {
+    if !beside_rounds {
+        return PREFILL_ALONE;
+    }
+    let parties: HashSet<P> = prompts.iter().map(|(party, _)| *party).collect();
+    (PREFILL_BESIDE * parties.len()).min(PREFILL_ALONE)
 }
 
 /// Divides rows among prompts `(whose, tokens left)`: first among parties, then among each one's own,
@@ -128,6 +148,31 @@ mod tests {
         assert_eq!(prompt_rows(&[(1, 9), (2, 9), (3, 9)], 1).iter().sum::<usize>(), 1);
         assert_eq!(prompt_rows(&[(1, 3)], 16), [3]);
         assert!(prompt_rows::<u8>(&[], 16).is_empty());
+    }
+
+    /// Steps until the longest of `parties` prompts of 600 tokens is computed beside rounds.
+    fn steps(parties: usize) -> usize {
+        let mut left: Vec<(usize, usize)> = (0..parties).map(|party| (party, 600)).collect();
+        let mut steps = 0;
+        while !left.is_empty() {
+            let rows = prompt_rows(&left, prompt_budget(&left, true));
+            for ((_, left), rows) in left.iter_mut().zip(rows) {
+                *left -= rows;
+            }
+            left.retain(|(_, left)| *left > 0);
+            steps += 1;
+        }
+        steps
+    }
+
+    #[test]
+    fn a_prompt_does_not_starve_beside_rounds() {
+        assert_eq!(steps(1), 38, "small pieces: a round waits for no more than 16 rows");
+        assert_eq!(steps(8), 38, "others that wait do not make it slower");
+        assert!(steps(24) <= 24 * 600 / PREFILL_ALONE + 24, "{}", steps(24));
+        // Several conversations of one party are one.
+        assert_eq!(prompt_budget(&[(1, 9), (1, 9), (2, 9)], true), 2 * PREFILL_BESIDE);
+        assert_eq!(prompt_budget(&[(1, 9)], false), PREFILL_ALONE);
     }
 
     #[test]

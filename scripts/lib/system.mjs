@@ -2,6 +2,7 @@
 import { spawn, spawnSync } from 'node:child_process';
 import {
   existsSync,
+  mkdirSync,
   readFileSync,
   readdirSync,
   renameSync,
@@ -117,6 +118,27 @@ export function checkToolchain() {
   if (Number(major) === 1 && Number(minor) < 90) {
     fail(`Rust 1.90 or newer is needed, here is ${cargo.stdout.trim()}: run \`rustup update\``);
   }
+  forgetOtherCheckout();
+}
+
+/**
+ * Tauri's build scripts write the checkout's own path into what they make, and cargo does not see that
+ * it is another one when two share this folder, or one was moved: what they made is forgotten then.
+ */
+function forgetOtherCheckout() {
+  const target = process.env.CARGO_TARGET_DIR;
+  const mark = path.join(target, 'checkout');
+  if (existsSync(mark) && readFileSync(mark, 'utf8') === root) return;
+  const mobile = path.join(target, 'mobile');
+  const inside = (folder) =>
+    existsSync(folder) ? readdirSync(folder).map((name) => path.join(folder, name)) : [];
+  const made = [target, mobile, ...inside(mobile)]
+    .flatMap((at) => ['debug', 'release'].map((profile) => path.join(at, profile)))
+    .flatMap((at) => [...inside(path.join(at, 'build')), ...inside(path.join(at, '.fingerprint'))])
+    .filter((at) => /^(tandem-app|tauri-plugin-tandem-mobile)-/.test(path.basename(at)));
+  for (const folder of made) rmSync(folder, { recursive: true });
+  mkdirSync(target, { recursive: true });
+  writeFileSync(mark, root);
 }
 
 /** Installs Debian packages that are missing, if that is allowed here. */

@@ -51,7 +51,8 @@ struct Replica {
 
 impl Replica {
     fn start(state: &StateFolder) -> Self {
-        let more = ["--tls", "--threads", "1", "--drain", "1", "--state"];
+        let more =
+            ["--tls", "--threads", "1", "--drain", "1", "--balancer", "127.0.0.1", "--state"];
         let mut command = edge(OTHER, "127.0.0.1:0");
         command.args(more).arg(state.path()).env("TANDEM_EDGE_TOKEN", TOKEN);
         let mut child = command.stderr(Stdio::null()).spawn().expect("an edge");
@@ -265,6 +266,16 @@ fn figures(total: usize, killed: usize, drained: usize) {
 
 /// The whole answer to a request over TLS: its status and its body.
 async fn http(source: Ipv4Addr, to: SocketAddr, request: &str, body: &str) -> (u16, String) {
+    http_with(TOKEN, source, to, request, body).await
+}
+
+async fn http_with(
+    token: &str,
+    source: Ipv4Addr,
+    to: SocketAddr,
+    request: &str,
+    body: &str,
+) -> (u16, String) {
     let connector = TlsConnector::from(Arc::new(middle::client()));
     let name = ServerName::try_from("edge").expect("a name");
     let exchange = async {
@@ -274,7 +285,7 @@ async fn http(source: Ipv4Addr, to: SocketAddr, request: &str, body: &str) -> (u
         let length = body.len();
         let head = format!(
             "{request} HTTP/1.1\r\nHost: edge\r\nConnection: close\r\nContent-Length: {length}\r\n\
-             Authorization: Bearer {TOKEN}\r\n\r\n{body}"
+             Authorization: Bearer {token}\r\n\r\n{body}"
         );
         stream.write_all(head.as_bytes()).await?;
         let mut answer = String::new();
@@ -324,6 +335,24 @@ async fn one_address_cannot_take_all_connections_of_the_balancer() {
     }
     assert_eq!(closed, 40 - 32);
     assert!(!chat(Ipv4Addr::new(127, 0, 9, 2), cluster.listen).await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_guesses_tokens_keeps_out_nobody_else_behind_the_balancer() {
+    let cluster = Cluster::start().await;
+    let ask = |token: &'static str, host| {
+        let source = Ipv4Addr::new(127, 0, 10, host);
+        http_with(token, source, cluster.listen, "GET /metrics", "")
+    };
+    let mut refused = 0;
+    for _ in 0..30 {
+        refused += usize::from(ask("a-guess", 1).await.0 == 429);
+    }
+    assert!(refused > 0, "nobody slows the guesses down");
+    // More than there are edges: some are where the guesser is.
+    for host in 2..8 {
+        assert_eq!(ask(TOKEN, host).await.0, 200);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

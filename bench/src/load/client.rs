@@ -135,6 +135,7 @@ impl Clients {
             );
             match mode {
                 Mode::Stream => stream(&link, epoch, &mut channel, answer, first, window).await?,
+                Mode::Ahead(_) => bail!("simulated only"),
                 Mode::Drafts(gamma) => {
                     self.drafts(&link, epoch, &mut channel, answer, gamma, first, window).await?;
                 }

@@ -42,7 +42,7 @@ pub struct Args {
     #[arg(long, default_value_t = 20.0)]
     draft_ms: f64,
     /// Draft lengths; the best counts.
-    #[arg(long, value_delimiter = ',', default_value = "1,2,4")]
+    #[arg(long, value_delimiter = ',', default_value = "1,2,4,6")]
     gamma: Vec<usize>,
     /// Keep the answers in this file, or take them from it if it is there.
     #[arg(long, value_name = "FILE.json")]
@@ -59,6 +59,27 @@ pub enum Mode {
     Stream,
     /// Drafts so many tokens a round.
     Drafts(usize),
+    /// Drafts so many, and goes on while the edge verifies; simulated only.
+    Ahead(usize),
+}
+
+impl Mode {
+    /// Drafted tokens of a round.
+    pub fn gamma(self) -> usize {
+        match self {
+            Self::Stream => 0,
+            Self::Drafts(gamma) | Self::Ahead(gamma) => gamma,
+        }
+    }
+
+    /// As in the results.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Stream => "stream",
+            Self::Drafts(_) => "dssd",
+            Self::Ahead(_) => "ahead",
+        }
+    }
 }
 
 /// What clients got in the time that counts.
@@ -107,7 +128,7 @@ pub fn run(args: &Args) -> Result<()> {
     for machines in world::declared() {
         for &n in &args.clients {
             let mut stream = 0.0;
-            for mode in modes(&args.gamma) {
+            for mode in modes(&args.gamma).chain(args.gamma.iter().map(|g| Mode::Ahead(*g))) {
                 let got = simulate::run(&machines, n, mode, &traces);
                 let cell = Cell::new(Some(&machines.name), n, mode, &got, stream);
                 let cell = cell.context("nothing was simulated")?;

@@ -39,8 +39,8 @@ impl Cell {
         Some(Self {
             machines: machines.map(str::to_owned),
             clients,
-            mode: if mode == Mode::Stream { "stream" } else { "dssd" },
-            gamma: if let Mode::Drafts(gamma) = mode { gamma } else { 0 },
+            mode: mode.name(),
+            gamma: mode.gamma(),
             tokens_per_s,
             per_client: tokens_per_s / clients as f64,
             p50_ms: percent(50.0)?,

@@ -31,7 +31,7 @@ pub fn run(machines: &Machines, n: usize, mode: Mode, traces: &[Trace]) -> Got {
         })
         .collect();
     for client in &mut clients {
-        client.draft(mode, 0.0, machines);
+        client.draft(mode.gamma(), 0.0, machines);
     }
     let mut now = 0.0;
     while now < UNTIL {
@@ -45,12 +45,20 @@ pub fn run(machines: &Machines, n: usize, mode: Mode, traces: &[Trace]) -> Got {
             let accepted = places[..client.gamma].iter().take_while(|p| p.greedy).count();
             got.tokens += accepted + 1;
             got.rounds_ms.push(end - client.ready);
+            // Ahead, the device has guessed that all is accepted and what follows, and drafted on.
+            let guessed = accepted == client.gamma && places[accepted].greedy;
+            let before = client.ready;
             client.at += accepted + 1;
             if client.at >= client.trace.places.len() {
                 client.answers += 1;
                 (client.trace, client.at) = (&traces[client.answers % traces.len()], 0);
+                client.draft(mode.gamma(), end, machines);
+            } else if guessed && matches!(mode, Mode::Ahead(_)) {
+                client.draft(mode.gamma(), before + machines.draft_ms, machines);
+                client.ready = client.ready.max(end);
+            } else {
+                client.draft(mode.gamma(), end, machines);
             }
-            client.draft(mode, end, machines);
         }
         now = end;
     }
@@ -58,11 +66,8 @@ pub fn run(machines: &Machines, n: usize, mode: Mode, traces: &[Trace]) -> Got {
 }
 
 impl Client<'_> {
-    fn draft(&mut self, mode: Mode, now: f64, machines: &Machines) {
-        let gamma = match mode {
-            Mode::Stream => 0,
-            Mode::Drafts(gamma) => gamma,
-        };
+    /// Begins a draft.
+    fn draft(&mut self, gamma: usize, now: f64, machines: &Machines) {
         self.gamma = gamma.min(self.trace.places.len() - self.at - 1);
         self.ready = now + machines.draft_ms * self.gamma as f64;
     }

@@ -56,7 +56,11 @@ fn table(text: &mut String, title: &str, cells: &[Value]) -> Result<()> {
             text,
             "| {} | {} | {} | {:.1} | {:.2} | {:.0} | {:.0} | {:.0} | {:.2} |",
             c["clients"],
-            if c["mode"] == "stream" { "streams" } else { "drafts" },
+            match c["mode"].as_str() {
+                Some("stream") => "streams",
+                Some("ahead") => "drafts ahead",
+                _ => "drafts",
+            },
             c["gamma"],
             of("tokens_per_s"),
             of("per_client"),

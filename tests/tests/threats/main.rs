@@ -12,7 +12,7 @@ mod wire;
 mod words;
 
 use setup::Edge;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 use tandem_device::{EdgeAddress, Paired, pair};
 use tandem_edge::{Devices, Pairing};
@@ -23,11 +23,12 @@ use tandem_protocol::{
 use tandem_speculation::{Sampling, TokenId};
 use tandem_tests::{OTHER, model};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
 use tokio_tungstenite::tungstenite::protocol::frame::{Frame, FrameHeader};
-use wire::{ELSEWHERE, HERE, PATIENCE, Tls, Wire, http, memory, status, tcp, tls};
+use wire::{ELSEWHERE, HERE, PATIENCE, Tls, Wire, http, http_over, memory, status, tcp, tls};
 
 /// What a few connections and conversations of this small model take, with room.
 const MIB: u64 = 160;
@@ -155,6 +156,51 @@ async fn wrong_tokens_are_slowed_down() {
         assert!(waited < Duration::from_secs(30), "it never listens again");
         sleep(Duration::from_millis(500)).await;
     }
+}
+
+/// A connection of `balancer` that says first that it is for `of`, or for the balancer itself.
+async fn through(balancer: IpAddr, of: Option<Ipv4Addr>, edge: &Edge) -> TcpStream {
+    let mut stream = tcp(balancer, at(edge)).await;
+    let mut header = b"\r\n\r\n\0\r\nQUIT\n".to_vec();
+    match of {
+        Some(of) => {
+            header.extend([0x21, 0x11, 0, 12]);
+            header.extend([of.octets(), [192, 0, 2, 1]].concat());
+            header.extend([0, 80, 29, 46]);
+        }
+        None => header.extend([0x20, 0, 0, 0]),
+    }
+    stream.write_all(&header).await.expect("a header");
+    stream
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_balancer_says_whose_a_connection_is_and_nobody_else_does() {
+    let edge = Edge::start_with(&["--balancer", &ELSEWHERE.to_string()]);
+    let token = paired(&edge, "phone").await.token;
+    let (one, other) = (Ipv4Addr::new(203, 0, 113, 7), Ipv4Addr::new(203, 0, 113, 8));
+    let mut looked_at = 0;
+    for i in 0..40 {
+        let stream = through(ELSEWHERE, Some(one), &edge).await;
+        let guess = format!("tandem_{i:064}");
+        looked_at += usize::from(status(&http_over(stream, "/metrics", Some(&guess)).await) == 401);
+    }
+    assert!((20..28).contains(&looked_at), "{looked_at} were looked at");
+    let mut statuses = Vec::new();
+    for of in [Some(one), Some(other), None] {
+        let stream = through(ELSEWHERE, of, &edge).await;
+        statuses.push(status(&http_over(stream, "/metrics", Some(&token)).await));
+    }
+    assert_eq!(statuses, [429, 200, 200], "each has tries of its own");
+    // Nothing else is taken from the balancer, and it may not be silent; others speak for themselves.
+    assert_eq!(http(ELSEWHERE, at(&edge), "/healthz", None).await, "");
+    let mut silent = tcp(ELSEWHERE, at(&edge)).await;
+    let end = timeout(PATIENCE, silent.read(&mut [0; 8])).await.expect("an end");
+    assert!(matches!(end, Ok(0) | Err(_)));
+    assert_eq!(status(&http(HERE, at(&edge), "/metrics", Some(&token)).await), 200);
+    let lie = through(HERE, Some(other), &edge).await;
+    assert_eq!(http_over(lie, "/healthz", None).await, "");
 }
 
 /// Connections that say nothing, or one byte after the other, from one address.
@@ -326,7 +372,7 @@ async fn one_device_with_thousands_of_conversations_leaves_room_for_others() {
 /// edge has enough of the old one. How many were opened, and how often the edge refused.
 async fn flood(
     (mut wire, number): (Wire, u16),
-    (at, token, tokenizer): ((std::net::IpAddr, SocketAddr), String, [u8; 32]),
+    (at, token, tokenizer): ((IpAddr, SocketAddr), String, [u8; 32]),
     over: Instant,
 ) -> (u32, u32) {
     let (mut opened, mut refused) = (0_u32, 0_u32);

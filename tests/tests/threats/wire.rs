@@ -36,14 +36,23 @@ pub async fn tcp(from: IpAddr, edge: SocketAddr) -> TcpStream {
 }
 
 pub async fn tls(from: IpAddr, edge: SocketAddr) -> std::io::Result<Tls> {
+    tls_over(tcp(from, edge).await).await
+}
+
+async fn tls_over(stream: TcpStream) -> std::io::Result<Tls> {
     let connector = TlsConnector::from(Arc::new(middle::client()));
     let name = ServerName::try_from("edge").expect("a name");
-    connector.connect(name, tcp(from, edge).await).await
+    connector.connect(name, stream).await
 }
 
 /// The whole answer to a request; empty if the connection is closed without one.
 pub async fn http(from: IpAddr, edge: SocketAddr, path: &str, token: Option<&str>) -> String {
-    let Ok(mut stream) = tls(from, edge).await else { return String::new() };
+    http_over(tcp(from, edge).await, path, token).await
+}
+
+/// The same over a connection that stands.
+pub async fn http_over(stream: TcpStream, path: &str, token: Option<&str>) -> String {
+    let Ok(mut stream) = tls_over(stream).await else { return String::new() };
     let token = token.map_or_else(String::new, |t| format!("Authorization: Bearer {t}\r\n"));
     let request = format!("GET {path} HTTP/1.1\r\nHost: edge\r\nConnection: close\r\n{token}\r\n");
     let _ = stream.write_all(request.as_bytes()).await;
