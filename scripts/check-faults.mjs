@@ -4,7 +4,7 @@ import { existsSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
 import { parseArgs } from 'node:util';
-import { program, root, run, say } from './lib/system.mjs';
+import { checkToolchain, program, root, run, say } from './lib/system.mjs';
 
 const { values } = parseArgs({
   options: {
@@ -26,6 +26,7 @@ if (values.help) {
   process.exit(0);
 }
 
+checkToolchain();
 const own = path.join(os.tmpdir(), `tandem-faults-${process.pid}.json`);
 const env = {
   ...process.env,

@@ -2,6 +2,7 @@
 
 use crate::access::{Access, Pass};
 use crate::pairing::{Pairing, Refusal};
+use crate::state::StateError;
 use crate::strangers::Stranger;
 use axum::extract::ws::{Message, WebSocket};
 use std::sync::Arc;
@@ -137,7 +138,7 @@ impl Control {
         // Files are locked and written.
         let done = tokio::task::spawn_blocking(move || {
             let verdict = pairing.settle(&run.offer, &run.device, &shown, &run.proofs.device)?;
-            Ok::<_, crate::StateError>(match verdict {
+            Ok::<_, StateError>(match verdict {
                 Ok(()) => Ok((devices.add(&run.device)?, run.proofs.edge)),
                 Err(refusal) => Err(refusal),
             })
@@ -155,6 +156,7 @@ impl Control {
                 }
                 refused(ErrorCode::Pairing, refusal.text())
             }
+            Ok(Err(full @ StateError::Full(_))) => refused(ErrorCode::Pairing, &full.to_string()),
             Ok(Err(e)) => refused(ErrorCode::Internal, &internal(&e)),
             Err(e) => refused(ErrorCode::Internal, &internal(&e)),
         }
@@ -169,7 +171,7 @@ impl Control {
         let done = tokio::task::spawn_blocking(move || devices.revoke(&device.id));
         match done.await {
             // Whoever was faster: it is forgotten.
-            Ok(Ok(_) | Err(crate::StateError::NoDevice(_))) => {
+            Ok(Ok(_) | Err(StateError::NoDevice(_))) => {
                 self.access.refresh();
                 ControlReply::Forgotten
             }

@@ -81,9 +81,7 @@ impl Devices {
         };
         self.change(|list| {
             if list.len() >= MAX_DEVICES {
-                let (path, remedy) = (self.0.path().join(FILE), "revoke some of them");
-                let reason = format!("{MAX_DEVICES} devices are the most");
-                return Err(StateError::Damaged { path, reason, remedy });
+                return Err(StateError::Full(MAX_DEVICES));
             }
             list.push(device.clone());
             Ok((device, token))
@@ -142,5 +140,29 @@ fn find(list: &[Device], which: &str) -> Result<usize, StateError> {
         (Some((place, _)), None) => Ok(place),
         (Some(_), Some(_)) => Err(StateError::Ambiguous(which.to_owned())),
         _ => Err(StateError::NoDevice(which.to_owned())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_list_does_not_grow_without_end() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let devices = Devices::new(StateFolder::open(folder.path()).expect("a folder"));
+        let (first, _) = devices.add("first").expect("a device");
+        devices
+            .change(|list| {
+                list.resize(MAX_DEVICES, first.clone());
+                list[1].id = "other".into();
+                Ok(())
+            })
+            .expect("a change");
+        let full = devices.add("one more").expect_err("a limit").to_string();
+        assert!(full.contains("1000 devices") && full.contains("revoke"), "{full}");
+        assert_eq!(devices.list().expect("a list").len(), MAX_DEVICES);
+        devices.revoke("other").expect("a device");
+        devices.add("one more").expect("room");
     }
 }

@@ -12,7 +12,9 @@ mod balancer;
 mod colocated;
 mod control;
 mod devices;
+mod edge;
 mod http;
+mod job;
 mod listen;
 mod metrics;
 mod openai;
@@ -27,7 +29,7 @@ mod strangers;
 mod tls;
 
 pub use devices::{Device, Devices};
-pub use http::{Bound, Config, Edge, ServingNote, StartError};
+pub use edge::{Bound, Config, Edge, ServingNote, StartError};
 pub use metrics::Metrics;
 pub use pairing::{Offer, Outcome, Pairing};
 pub use scheduler::Limits;

@@ -7,9 +7,10 @@
 //! what was computed of a text is not computed again for another that begins alike.
 
 use crate::colocated::Colocated;
+use crate::job::Rows;
 use crate::metrics::Metrics;
 use crate::peer::Peer;
-use crate::session::{Refusal, Rows, Session, context_full, micros};
+use crate::session::{Refusal, Session, context_full, micros};
 use crate::share::{donor, prompt_budget, prompt_rows, take_turns};
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};

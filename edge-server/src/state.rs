@@ -52,6 +52,11 @@ pub enum StateError {
     /// A name that two devices have.
     #[error("more than one device is called {0}; use its id from `tandem-edge devices list`")]
     Ambiguous(String),
+    /// The list is full.
+    #[error(
+        "{0} devices are paired, which is the most; `tandem-edge devices revoke` takes one away"
+    )]
+    Full(usize),
     /// Keys cannot be made.
     #[error("cannot make a certificate: {0}")]
     Certificate(String),

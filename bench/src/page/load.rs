@@ -15,7 +15,7 @@ pub fn section(json: &Value, folder: &Path) -> Result<Section> {
          and play answers that the two models wrote, at temperature 0. Each number of clients with the \
          best draft length, against as many clients that stream. A processor that is busy with one row \
          has nothing left for drafts; a GPU reads its weights once for many rows, which is what the \
-         simulated boxes show.\n\n",
+         simulated boxes show, also for devices that draft ahead.\n\n",
         json["verifier"].as_str().unwrap_or("?"),
         json["draft_ms"],
     );
