@@ -53,7 +53,7 @@ export const boxes = texts({
     },
   },
   de: {
-    yours: 'Deine Boxen',
+    yours: 'Ihre Boxen',
     yoursHelp:
       'Eine Box ist ein Rechner, auf dem das große Modell läuft. Antworten kommen von der Box in Gebrauch.',
     inUse: 'In Gebrauch',
@@ -67,21 +67,21 @@ export const boxes = texts({
     certificate: (digits: string) => `Zertifikat ${digits}…`,
     keptSystem: 'Schlüssel im Schlüsselspeicher des Systems',
     keptFile:
-      'Schlüssel in einer Datei, die nur du lesen darfst: Dieses System hat keinen Schlüsselspeicher',
-    keptLost: 'Der Schlüssel dieser Box ist verloren. Koppele sie neu.',
+      'Schlüssel in einer Datei, die nur Sie lesen dürfen: Dieses System hat keinen Schlüsselspeicher',
+    keptLost: 'Der Schlüssel dieser Box ist verloren. Koppeln Sie sie neu.',
     answered: (ms: string, model: string, version: string) =>
       `Antwortet in ${ms} ms · ${model} · Version ${version}`,
     confirm: (name: string) =>
       `Zugang zu ${name} aufheben? Die Box vergisst dieses Gerät, und dieses Gerät die Box.`,
     confirmYes: 'Zugang aufheben',
     hereOnly: (name: string) =>
-      `${name} ist gerade nicht erreichbar. Wenn du sie nur hier entfernst, führe auf der Box auch „tandem-edge devices revoke“ aus.`,
+      `${name} ist gerade nicht erreichbar. Wenn Sie sie nur hier entfernen, führen Sie auf der Box auch „tandem-edge devices revoke“ aus.`,
     hereOnlyYes: 'Nur hier entfernen',
     removed: (name: string) => `${name} ist entfernt.`,
     paired: (name: string) => `Mit ${name} gekoppelt.`,
     add: 'Box hinzufügen',
     addHelp:
-      'Führe auf der Box „tandem-edge pair“ aus. Es zeigt einen Code und einen Link, einmal gültig, fünf Minuten lang.',
+      'Führen Sie auf der Box „tandem-edge pair“ aus. Es zeigt einen Code und einen Link, einmal gültig, fünf Minuten lang.',
     place: 'Adresse oder Link',
     placeHelp: 'Etwa 192.168.1.20:7470, oder der ganze Link von der Box.',
     code: 'Code',
@@ -93,12 +93,12 @@ export const boxes = texts({
     none: 'In diesem Netz wurde keine Box gefunden. Ihre Adresse genügt auch.',
     scan: 'Code scannen',
     scanDenied:
-      'Die Kamera darf nicht benutzt werden. Erlaube es in den Einstellungen des Systems, oder gib den Code ein.',
-    chosen: (name: string) => `Gib nun den Code ein, den ${name} zeigt.`,
+      'Die Kamera darf nicht benutzt werden. Erlauben Sie es in den Einstellungen des Systems, oder geben Sie den Code ein.',
+    chosen: (name: string) => `Geben Sie nun den Code ein, den ${name} zeigt.`,
     error: {
       certificate:
-        'Diese Box zeigt ein anderes Zertifikat als beim Koppeln, darum wurde ihr nichts gesendet. Entweder wurden ihre Dateien neu angelegt, oder ein anderer Rechner hat ihren Platz eingenommen. Wenn du ihr vertraust, koppele sie neu.',
-      access: 'Diese Box kennt dieses Gerät nicht mehr. Koppele sie neu, um sie zu verwenden.',
+        'Diese Box zeigt ein anderes Zertifikat als beim Koppeln, darum wurde ihr nichts gesendet. Entweder wurden ihre Dateien neu angelegt, oder ein anderer Rechner hat ihren Platz eingenommen. Wenn Sie ihr vertrauen, koppeln Sie sie neu.',
+      access: 'Diese Box kennt dieses Gerät nicht mehr. Koppeln Sie sie neu, um sie zu verwenden.',
       unreachable:
         'Diese Box ist nicht erreichbar. Ist sie an, in diesem Netz, und läuft die Edge?',
       off: 'Die lokale Edge läuft nur, solange sie in Gebrauch ist.',
