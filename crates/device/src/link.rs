@@ -123,6 +123,8 @@ impl Link {
         let stop = CancellationToken::new();
         let listeners = Listeners::default();
         let anew = Arc::new(Notify::new());
+        let mut planner = Planner::default();
+        planner.share_machine(address.is_loopback());
         let task = Task {
             address: address.clone(),
             hello,
@@ -145,7 +147,7 @@ impl Link {
             state,
             listeners,
             next_generation: Arc::new(AtomicU32::new(1)),
-            planner: Arc::default(),
+            planner: Arc::new(Mutex::new(planner)),
             anew,
             _guard: Arc::new(stop.drop_guard()),
         }

@@ -129,12 +129,23 @@ impl DraftLength {
     /// trip: `γ·t_d + (n − 1)·max(γ·t_d, t_v) + R + t_v`.
     #[must_use]
     pub fn best_ahead(&self) -> (usize, f64) {
+        self.ahead(f64::max)
+    }
+
+    /// The same where both sides compute on one machine: each takes from the other, so the pace is
+    /// `γ·t_d + t_v`.
+    #[must_use]
+    pub fn best_ahead_shared(&self) -> (usize, f64) {
+        self.ahead(|draft, verify| draft + verify)
+    }
+
+    fn ahead(&self, pace: impl Fn(f64, f64) -> f64) -> (usize, f64) {
         let a = self.acceptance();
         self.least(|g| {
             // The last drafted token's row belongs to the next draft.
             let (draft, verify) = (g * self.draft_ms, self.verify.at(g - 1.0));
             let drafts = 1.0 / (1.0 - a.powf(g));
-            let branch = draft + (drafts - 1.0) * draft.max(verify) + self.link_ms + verify;
+            let branch = draft + (drafts - 1.0) * pace(draft, verify) + self.link_ms + verify;
             branch * (1.0 - a)
         })
     }

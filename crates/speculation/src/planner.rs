@@ -151,6 +151,8 @@ pub struct Planner {
     plain: Option<(f64, u64)>,
     /// The edge has a drafter of its own.
     offers_colocated: bool,
+    /// The edge is on this machine.
+    shares_machine: bool,
     /// Milliseconds and tokens that the edge drafted for, and when that was measured.
     colocated: Option<(f64, f64, u64)>,
     way: Way,
@@ -163,8 +165,9 @@ pub struct Planner {
     behind: bool,
 }
 
-/// Tokens that a way gets before it is judged.
+/// Tokens that a way gets before it is judged. A stream's take all the same, so a few say it.
 const TRIAL: f64 = 64.0;
+const STREAM_TRIAL: f64 = 32.0;
 /// Rounds that say what a way takes.
 const ENOUGH: u32 = 6;
 /// Less of a gain is noise.
@@ -231,6 +234,7 @@ impl Planner {
             max,
             plain: None,
             offers_colocated: false,
+            shares_machine: false,
             colocated: None,
             way: Way::Turns,
             reason: None,
@@ -414,6 +418,11 @@ impl Planner {
         }
     }
 
+    /// Says whether the edge is on this machine, so that drafting ahead would slow it down.
+    pub fn share_machine(&mut self, shares: bool) {
+        self.shares_machine = shares;
+    }
+
     /// Says whether the edge has a drafter of its own.
     pub fn offer_colocated(&mut self, offered: bool) {
         self.offers_colocated = offered;
@@ -474,7 +483,12 @@ impl Planner {
                 self.ahead.length.with_present(now).best_ahead().1 * self.ahead.factor()
             }
             Way::Ahead => {
-                self.turns.length.with_present(now).best_ahead().1 * other(&self.turns) * UNTRIED
+                let costs = self.turns.length.with_present(now);
+                let ms = match self.shares_machine {
+                    true => costs.best_ahead_shared().1,
+                    false => costs.best_ahead().1 * UNTRIED,
+                };
+                ms * other(&self.turns)
             }
         }
     }
@@ -494,7 +508,13 @@ impl Planner {
 
     /// Looks whether another way is better now. To be asked when no draft is on its way.
     pub fn choose(&mut self) -> Option<Change> {
-        if self.length().rounds() < ENOUGH {
+        // Unless the first way is known well, the way back to it cannot be judged.
+        let known = match self.way {
+            Way::Turns => self.turns.known(),
+            Way::Ahead => self.ahead.known(),
+            Way::Stream | Way::Colocated => true,
+        };
+        if !known || self.length().rounds() < ENOUGH {
             return None;
         }
         let was_ms = self.expected(self.way);
@@ -515,8 +535,9 @@ impl Planner {
         let measured = self.measured(to);
         // The greater the gain, the less time the present way gets to show that it is better.
         let gain = (expected_ms / was_ms).powi(2);
-        let trial = self.tokens - self.since;
-        if expected_ms >= was_ms * (1.0 - NOTABLE) || (trial as f64) < gain * TRIAL {
+        let needed = gain * if self.way == Way::Stream { STREAM_TRIAL } else { TRIAL };
+        let had = (self.tokens - self.since) as f64;
+        if expected_ms >= was_ms * (1.0 - NOTABLE) || had < needed {
             return None;
         }
         let now = self.length().clone();
@@ -743,6 +764,31 @@ mod tests {
         }
         assert!(wrong.is_empty(), "{}", wrong.join("\n"));
         assert!(wins.iter().all(|n| *n > 3), "each way is best somewhere: {wins:?}");
+    }
+
+    #[test]
+    fn knows_beforehand_that_one_machine_cannot_compute_for_both_at_once() {
+        const fn own(rows: f64) -> f64 {
+            33.0 + 3.0 * rows
+        }
+        let here =
+            World { alpha: 0.8, draft: 12.0, link: 0.5, verify: own, contention: 1.7, fixed: None };
+        let ways = |world: &World, shares| {
+            let mut planner = Planner::default();
+            planner.share_machine(shares);
+            let (random, mut at) = (Randomness::new(1), 0);
+            let mut ways = Vec::new();
+            while planner.tokens < 1000 {
+                world.go(&mut planner, &random, &mut at);
+                ways.extend(planner.choose().map(|change| change.to));
+            }
+            ways
+        };
+        assert!(ways(&here, false).contains(&Way::Ahead), "it is worth a trial elsewhere");
+        assert_eq!(ways(&here, true), [], "turns are the best, and that is known");
+        // Where verdicts are long on their way there is time for both.
+        let far = World { link: 300.0, verify: slow, ..here };
+        assert!(ways(&far, true).contains(&Way::Ahead));
     }
 
     #[test]
