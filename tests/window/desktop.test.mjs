@@ -95,12 +95,12 @@ after(async () => {
 });
 
 /** An answer of so many tokens, and so many seconds for which the app is stopped in the middle. */
-async function answer(maxTokens, seconds, { hidden }) {
+async function answer(maxTokens, seconds, { hidden, question = 'Tell me of the xylophone of Zanzibar.' }) {
   const settings = await invoke('settings_get');
   await invoke('settings_set', { settings: { ...settings, maxTokens } });
   const answers = () => sql("SELECT count(*) FROM messages WHERE role = 'assistant' AND status = 'done'");
   const [[before]] = answers();
-  await page.ask('Tell me of the xylophone of Zanzibar.');
+  await page.ask(question);
   await page.until('a beginning', () => page.one(id('stop')), 20);
   if (hidden) {
     x('windowminimize', frame);
@@ -125,7 +125,9 @@ test('the end of a long answer is told to whoever looks elsewhere', { timeout: 2
   assert.deepEqual(notes, [], 'a short answer is not worth a note');
   x('windowactivate', frame);
   await page.until('the focus', focused, 10);
-  await answer(150, 10, { hidden: true });
+  // Long enough for the window to go, and nothing that the chat has said before and could be looked up.
+  const question = 'Write the numbers from one to one hundred as words.';
+  await answer(400, 10, { hidden: true, question });
   assert.equal(notes.length, 1);
   const [{ title, body }] = notes;
   assert.deepEqual([title, body], ['Tandem', 'Your answer is ready.'], 'and no word of a chat');
