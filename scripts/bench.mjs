@@ -61,7 +61,7 @@ const sizes = values.full
         '--stock-repeat',
         '1',
       ],
-      decode: ['--tokens', '64', '--wall', '0,50', '--wall-tokens', '32'],
+      decode: ['--tokens', '64', '--wall', '0,50', '--wall-prompts', '3', '--wall-tokens', '32'],
       load: ['--clients', '1,4,16', '--seconds', '10', '--gamma', '1,2,4'],
     };
 

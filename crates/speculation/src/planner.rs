@@ -147,8 +147,8 @@ pub struct Planner {
     /// The same of alternatives at rejected places, and how many were right.
     alternatives: (f64, f64),
     max: usize,
-    /// Milliseconds of a plain token, and when that was measured.
-    plain: Option<(f64, u64)>,
+    /// Milliseconds of a plain token, of how many, and when that was measured.
+    plain: Option<(f64, u32, u64)>,
     /// The edge has a drafter of its own.
     offers_colocated: bool,
     /// The edge is on this machine.
@@ -408,13 +408,16 @@ impl Planner {
 
     /// Records a plain token of the edge; `wall_ms` as in [`Self::drafted`].
     pub fn streamed(&mut self, wall_ms: Option<f64>) {
+        // The first of a stream was also on its way.
+        let asked = self.way == Way::Stream && self.tokens == self.since;
         self.tokens += 1;
         self.behind = false;
-        if let Some(ms) = wall_ms.filter(|ms| ms.is_finite()) {
-            let before = self.plain.map_or(ms, |(before, _)| before);
+        if let Some(ms) = wall_ms.filter(|ms| ms.is_finite() && !asked) {
+            let (before, n, _) = self.plain.unwrap_or((ms, 0, 0));
             // One that the system interrupted must not decide.
             let ms = ms.min(4.0 * before);
-            self.plain = Some((before + 0.05 * (ms - before), self.tokens));
+            let weight = (1.0 / f64::from(n + 1)).max(0.05);
+            self.plain = Some((before + weight * (ms - before), n.saturating_add(1), self.tokens));
         }
     }
 
@@ -468,7 +471,7 @@ impl Planner {
         let other = |seen: &Seen| if seen.known() { seen.factor().clamp(0.6, 1.5) } else { 1.0 };
         match way {
             Way::Stream => match self.plain {
-                Some((ms, at)) if self.tokens - at < STALE => ms,
+                Some((ms, _, at)) if self.tokens - at < STALE => ms,
                 _ => self.turns.length.plain(),
             },
             Way::Colocated => match self.colocated {
@@ -499,7 +502,7 @@ impl Planner {
 
     fn measured(&self, way: Way) -> bool {
         match way {
-            Way::Stream => self.plain.is_some_and(|(_, at)| self.tokens - at < STALE),
+            Way::Stream => self.plain.is_some_and(|(.., at)| self.tokens - at < STALE),
             Way::Colocated => self.colocated.is_some_and(|(.., at)| self.tokens - at < STALE),
             Way::Turns => self.fresh(&self.turns),
             Way::Ahead => self.fresh(&self.ahead),
@@ -789,6 +792,31 @@ mod tests {
         // Where verdicts are long on their way there is time for both.
         let far = World { link: 300.0, verify: slow, ..here };
         assert!(ways(&far, true).contains(&Way::Ahead));
+    }
+
+    #[test]
+    fn the_first_token_of_a_stream_says_nothing_of_the_others() {
+        let far = World {
+            alpha: 0.5,
+            draft: 12.0,
+            link: 50.0,
+            verify: |rows| 33.0 + 4.0 * rows,
+            contention: 1.0,
+            fixed: None,
+        };
+        let mut planner = Planner::default();
+        let (random, mut at) = (Randomness::new(1), 0);
+        while planner.way() != Way::Stream {
+            far.go(&mut planner, &random, &mut at);
+            planner.choose();
+        }
+        // It has a round trip in it.
+        planner.streamed(Some(83.0));
+        for _ in 0..60 {
+            planner.streamed(Some(33.0));
+            assert!((planner.expected(Way::Stream) - 33.0).abs() < 1.0);
+            assert_eq!(planner.choose(), None, "nothing is faster than 33 ms here");
+        }
     }
 
     #[test]
