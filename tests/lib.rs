@@ -118,3 +118,11 @@ pub async fn answer(
     text.push_str(&answer.rest);
     Ok((answer, rounds, text))
 }
+
+/// Resident memory of a process in MiB; `None` where the system does not say.
+#[must_use]
+pub fn memory(process: u32) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).ok()?;
+    let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:"))?;
+    Some(line.split_whitespace().next()?.parse::<u64>().ok()? >> 10)
+}

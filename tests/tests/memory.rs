@@ -6,15 +6,12 @@ use std::time::Duration;
 use tandem_device::policy::{Advice, Reason};
 use tandem_device::{DraftRequest, Drafter, new_session};
 use tandem_speculation::{DraftStop, Randomness, Sampling, TokenId};
-use tandem_tests::{DRAFTER, drafter};
+use tandem_tests::{DRAFTER, drafter, memory};
 use tokio_util::sync::CancellationToken;
 
 /// Resident MiB of this process.
 fn resident() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").expect("Linux");
-    let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:")).expect("a line");
-    let kib: u64 = line.split_whitespace().next().and_then(|n| n.parse().ok()).expect("KiB");
-    kib >> 10
+    memory(std::process::id()).expect("Linux says it")
 }
 
 /// A short draft after a long text, whose keys and values take memory too.

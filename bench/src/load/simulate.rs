@@ -46,19 +46,17 @@ pub fn run(machines: &Machines, n: usize, mode: Mode, traces: &[Trace]) -> Got {
             got.tokens += accepted + 1;
             got.rounds_ms.push(end - client.ready);
             // Ahead, the device has guessed that all is accepted and what follows, and drafted on.
-            let guessed = accepted == client.gamma && places[accepted].greedy;
-            let before = client.ready;
+            let ahead = matches!(mode, Mode::Ahead(_));
+            let guessed = ahead && accepted == client.gamma && places[accepted].greedy;
+            let mut begin = if guessed { client.ready + machines.draft_ms } else { end };
             client.at += accepted + 1;
             if client.at >= client.trace.places.len() {
                 client.answers += 1;
                 (client.trace, client.at) = (&traces[client.answers % traces.len()], 0);
-                client.draft(mode.gamma(), end, machines);
-            } else if guessed && matches!(mode, Mode::Ahead(_)) {
-                client.draft(mode.gamma(), before + machines.draft_ms, machines);
-                client.ready = client.ready.max(end);
-            } else {
-                client.draft(mode.gamma(), end, machines);
+                begin = end;
             }
+            client.draft(mode.gamma(), begin, machines);
+            client.ready = client.ready.max(end);
         }
         now = end;
     }

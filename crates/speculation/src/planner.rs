@@ -512,12 +512,8 @@ impl Planner {
     /// Looks whether another way is better now. To be asked when no draft is on its way.
     pub fn choose(&mut self) -> Option<Change> {
         // Unless the first way is known well, the way back to it cannot be judged.
-        let known = match self.way {
-            Way::Turns => self.turns.known(),
-            Way::Ahead => self.ahead.known(),
-            Way::Stream | Way::Colocated => true,
-        };
-        if !known || self.length().rounds() < ENOUGH {
+        let drafts = matches!(self.way, Way::Turns | Way::Ahead);
+        if (drafts && !self.measured(self.way)) || self.length().rounds() < ENOUGH {
             return None;
         }
         let was_ms = self.expected(self.way);
@@ -582,6 +578,16 @@ mod tests {
         /// γ in turns, if it is not the planner's.
         fixed: Option<usize>,
     }
+
+    /// Two machines, of which one is five times as slow a step, a near link between them.
+    const APART: World = World {
+        alpha: 0.8,
+        draft: 20.0,
+        link: 20.0,
+        verify: |rows| 100.0 + 2.0 * rows,
+        contention: 1.0,
+        fixed: None,
+    };
 
     impl World {
         /// A drafted token: how sure the drafter is of it, and whether it is accepted. Most are easy;
@@ -749,8 +755,7 @@ mod tests {
                 for link in [0.5, 20.0, 100.0] {
                     for verify in [slow as fn(f64) -> f64, fast] {
                         for contention in [1.0, 1.6] {
-                            let world =
-                                World { alpha, draft, link, verify, contention, fixed: None };
+                            let world = World { alpha, draft, link, verify, contention, ..APART };
                             let (best, ratio) = world.compare();
                             wins[best as usize] += 1;
                             if ratio >= 1.03 {
@@ -774,8 +779,7 @@ mod tests {
         const fn own(rows: f64) -> f64 {
             33.0 + 3.0 * rows
         }
-        let here =
-            World { alpha: 0.8, draft: 12.0, link: 0.5, verify: own, contention: 1.7, fixed: None };
+        let here = World { draft: 12.0, link: 0.5, verify: own, contention: 1.7, ..APART };
         let ways = |world: &World, shares| {
             let mut planner = Planner::default();
             planner.share_machine(shares);
@@ -801,8 +805,7 @@ mod tests {
             draft: 12.0,
             link: 50.0,
             verify: |rows| 33.0 + 4.0 * rows,
-            contention: 1.0,
-            fixed: None,
+            ..APART
         };
         let mut planner = Planner::default();
         let (random, mut at) = (Randomness::new(1), 0);
@@ -821,8 +824,7 @@ mod tests {
 
     #[test]
     fn follows_a_link_that_gets_slow() {
-        let near =
-            World { alpha: 0.8, draft: 8.0, link: 1.0, verify: fast, contention: 1.0, fixed: None };
+        let near = World { draft: 8.0, link: 1.0, verify: fast, ..APART };
         let far = World { link: 200.0, ..near };
         let mut planner = Planner::default();
         near.write(&mut planner, 1, None);
@@ -830,18 +832,11 @@ mod tests {
         far.write(&mut planner, 2, None);
         assert_eq!(planner.way(), Way::Stream);
     }
+
     #[test]
     fn drafts_that_end_where_the_next_token_is_unlikely_are_faster_than_any_fixed_length() {
-        let world = World {
-            alpha: 0.8,
-            draft: 20.0,
-            link: 20.0,
-            verify: |rows| 100.0 + 2.0 * rows,
-            contention: 1.0,
-            fixed: None,
-        };
         let cost = |fixed| {
-            let world = World { fixed, ..world };
+            let world = World { fixed, ..APART };
             let ms = |seed| world.write(&mut Planner::default(), seed, Some(Way::Turns)).0;
             (1..=SEEDS).map(ms).sum::<f64>()
         };
@@ -850,6 +845,7 @@ mod tests {
         println!("{ratio:.3} of the best fixed length");
         assert!(ratio < 0.92, "{ratio}");
     }
+
     /// Text that repeats itself is looked up, text that only seems to is not for long.
     #[test]
     fn looks_up_where_it_is_right() {
@@ -888,17 +884,11 @@ mod tests {
         assert_eq!(wrong.lookup(Way::Turns, &text, 16), None);
         assert_eq!(Planner::default().lookup(Way::Turns, &text, 16), None);
     }
+
     /// A slow drafter, a slow link, and an edge that has a drafter of its own.
     #[test]
     fn takes_the_edges_own_drafts_where_they_are_faster() {
-        let world = World {
-            alpha: 0.8,
-            draft: 40.0,
-            link: 100.0,
-            verify: |rows| 100.0 + 2.0 * rows,
-            contention: 1.0,
-            fixed: None,
-        };
+        let world = World { draft: 40.0, link: 100.0, ..APART };
         let with = |offered| {
             let mut planner = Planner::default();
             planner.offer_colocated(offered);

@@ -21,14 +21,14 @@ use tandem_protocol::{
     decode_reply, encode_request,
 };
 use tandem_speculation::{Sampling, TokenId};
-use tandem_tests::{OTHER, model};
+use tandem_tests::{OTHER, memory, model};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
 use tokio_tungstenite::tungstenite::protocol::frame::{Frame, FrameHeader};
-use wire::{ELSEWHERE, HERE, PATIENCE, Tls, Wire, http, http_over, memory, status, tcp, tls};
+use wire::{ELSEWHERE, HERE, PATIENCE, Tls, Wire, http, http_over, status, tcp, tls};
 
 /// What a few connections and conversations of this small model take, with room.
 const MIB: u64 = 160;
