@@ -2,9 +2,12 @@
 
 use crate::cache::{KvCache, Layers};
 use crate::gguf::{Gguf, Shape};
-use crate::kernels::{Activations, History, Isa, KvFormat, Matrix, attend, matmul, silu_times};
+use crate::kernels::{
+    Activations, History, Isa, KvFormat, Matrix, TASK_VALUES, attend, matmul, silu_times,
+};
 use crate::model::{Part, passes};
 use crate::{Error, Logits, Segment};
+use rayon::prelude::*;
 
 /// Weights of a model, in the file's own quantisation.
 pub(crate) struct CpuModel {
@@ -56,11 +59,11 @@ impl Linear {
         let mut out = vec![0.0; x.rows() * n];
         matmul(isa, &self.weights, n, x, &mut out, scratch);
         if let Some(bias) = &self.bias {
-            for row in out.chunks_exact_mut(n) {
+            out.par_chunks_exact_mut(n).with_min_len(rows_of_task(n)).for_each(|row| {
                 for (value, bias) in row.iter_mut().zip(bias) {
                     *value += bias;
                 }
-            }
+            });
         }
         out
     }
@@ -210,7 +213,13 @@ impl CpuModel {
         }
         let normed = Activations::new(self.norm(&wanted, &self.output_norm), width);
         let start = values.len();
-        values.resize(start + normed.rows() * self.vocab, 0.0);
+        let more = normed.rows() * self.vocab;
+        if start == 0 {
+            // Memory that comes as zeros: the threads that write to it get its pages.
+            *values = vec![0.0; more];
+        } else {
+            values.resize(start + more, 0.0);
+        }
         let output = self.output.as_ref().unwrap_or(&self.embedding);
         matmul(self.isa, output, self.vocab, &normed, &mut values[start..], scratch);
     }
@@ -245,8 +254,9 @@ impl CpuModel {
 
     /// RMS norm of each row.
     fn norm(&self, x: &[f32], weight: &[f32]) -> Vec<f32> {
-        let mut out = Vec::with_capacity(x.len());
-        for row in x.chunks_exact(weight.len()) {
+        let (width, mut out) = (weight.len(), vec![0.0; x.len()]);
+        let rows = x.par_chunks_exact(width).zip(out.par_chunks_exact_mut(width));
+        rows.with_min_len(rows_of_task(width)).for_each(|(row, out)| {
             let mut lanes = [0.0f32; 8];
             for eight in row.chunks_exact(8) {
                 for (lane, value) in lanes.iter_mut().zip(eight) {
@@ -255,8 +265,10 @@ impl CpuModel {
             }
             let mean = lanes.iter().sum::<f32>() / row.len() as f32;
             let scale = 1.0 / (mean + self.shape.epsilon).sqrt();
-            out.extend(row.iter().zip(weight).map(|(x, w)| x * scale * w));
-        }
+            for ((out, x), w) in out.iter_mut().zip(row).zip(weight) {
+                *out = x * scale * w;
+            }
+        });
         out
     }
 
@@ -269,7 +281,8 @@ impl CpuModel {
     /// Rotary position embedding, in place.
     fn rotate(&self, x: &mut [f32], heads: usize, rotation: &[(f32, f32)]) {
         let (width, half) = (self.shape.head_width, self.shape.head_width / 2);
-        for (row, angles) in x.chunks_exact_mut(heads * width).zip(rotation.chunks_exact(half)) {
+        let rows = x.par_chunks_exact_mut(heads * width).zip(rotation.par_chunks_exact(half));
+        rows.with_min_len(rows_of_task(heads * width)).for_each(|(row, angles)| {
             for head in row.chunks_exact_mut(width) {
                 for (i, (cos, sin)) in angles.iter().enumerate() {
                     let (a, b) =
@@ -279,12 +292,19 @@ impl CpuModel {
                     head[b] = u * sin + v * cos;
                 }
             }
-        }
+        });
     }
 }
 
+/// Rows of `width` values that are worth another thread.
+fn rows_of_task(width: usize) -> usize {
+    (TASK_VALUES / width).max(1)
+}
+
 fn add(x: &mut [f32], y: &[f32]) {
-    for (x, y) in x.iter_mut().zip(y) {
-        *x += y;
-    }
+    x.par_chunks_mut(TASK_VALUES).zip(y.par_chunks(TASK_VALUES)).for_each(|(x, y)| {
+        for (x, y) in x.iter_mut().zip(y) {
+            *x += y;
+        }
+    });
 }

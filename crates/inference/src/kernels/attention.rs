@@ -10,12 +10,12 @@
 //! Sixteen keys are scored side by side, a lane each: no sum ever crosses lanes.
 #![allow(unsafe_code)] // Only to call a function compiled for instructions that the machine was found to have.
 
-use super::Isa;
 #[cfg(target_arch = "x86_64")]
 use super::attention_avx2::block_avx2;
 #[cfg(target_arch = "aarch64")]
 use super::attention_neon::block_neon;
 use super::history::{Head, History, KvFormat, Number, SHARE, TOGETHER};
+use super::{Isa, TASK_VALUES};
 use rayon::prelude::*;
 
 /// Keys of a task: keys and values of one head then fit into a small second-level cache.
@@ -86,27 +86,31 @@ fn attend_as<N: Loaded>(
     } else {
         parts.par_chunks_exact_mut(size).enumerate().for_each(work);
     }
-    for (at, out) in out.chunks_exact_mut(width).enumerate() {
-        let (row, head) = (at / heads, at % heads);
-        let (kv, head) = (head / group, head % group);
+    let parts = &parts;
+    let put_together = |(row, out): (usize, &mut [f32])| {
         let seen = (past + row + 1).div_ceil(BLOCK);
-        let part = |block| &parts[parts_of(kv, block, row)..][..size];
-        let maximum = |block| part(block)[group * width + head];
-        let max = (0..seen).map(maximum).fold(f32::NEG_INFINITY, f32::max);
-        let mut total = 0.0;
-        out.fill(0.0);
-        for block in 0..seen {
-            let weight = (maximum(block) - max).exp();
-            total += weight * part(block)[group * (width + 1) + head];
-            for (out, v) in out.iter_mut().zip(&part(block)[head * width..][..width]) {
-                *out += weight * v;
+        for (head, out) in out.chunks_exact_mut(width).enumerate() {
+            let (kv, head) = (head / group, head % group);
+            let part = |block| &parts[parts_of(kv, block, row)..][..size];
+            let maximum = |block| part(block)[group * width + head];
+            let max = (0..seen).map(maximum).fold(f32::NEG_INFINITY, f32::max);
+            let mut total = 0.0;
+            out.fill(0.0);
+            for block in 0..seen {
+                let weight = (maximum(block) - max).exp();
+                total += weight * part(block)[group * (width + 1) + head];
+                for (out, v) in out.iter_mut().zip(&part(block)[head * width..][..width]) {
+                    *out += weight * v;
+                }
+            }
+            let inverse = 1.0 / total;
+            for out in out {
+                *out *= inverse;
             }
         }
-        let inverse = 1.0 / total;
-        for out in out {
-            *out *= inverse;
-        }
-    }
+    };
+    let each = (TASK_VALUES / (heads * width * blocks)).max(1);
+    out.par_chunks_exact_mut(heads * width).with_min_len(each).enumerate().for_each(put_together);
 }
 
 #[cfg(target_arch = "x86_64")]

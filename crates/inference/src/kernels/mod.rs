@@ -123,6 +123,11 @@ const TILE: usize = 8;
 /// tile of activations is multiplied with them, enough to hide the hand-over.
 const TASK_BYTES: usize = 65_536;
 
+/// Values that are worth another thread, in work that goes row by row or block by block.
+pub(crate) const TASK_VALUES: usize = 16_384;
+/// Values of a product that are put into their order at a time: they are still in a cache then.
+const PANEL: usize = 262_144;
+
 /// `out[m][n] = Σ_k x[m][k] · w[n][k]` for the first `n` rows of `w`; `out` has `x.rows() · n` values.
 /// `w` is in the order for `isa`.
 ///
@@ -138,26 +143,39 @@ pub(crate) fn matmul(
     let m = x.rows();
     assert!(n <= w.rows() && w.cols() == x.cols() && out.len() == m * n);
     // Each task computes all rows of some columns, and the kernels give a few columns of a row at a
-    // time: `columns` of them, and the values lie as `n/columns × m × columns` until all are there.
+    // time: `columns` of them, and the values lie as `n/columns × m × columns` until a panel is there.
     let columns = isa.columns();
+    let groups = (TASK_BYTES / (columns * w.row_bytes())).clamp(1, 64);
     if m == 1 && n.is_multiple_of(columns) {
-        product(isa, w, x, out);
+        product(isa, w, (0, groups), x, out);
         return;
     }
-    scratch.resize(m * n.next_multiple_of(columns), 0.0);
-    product(isa, w, x, scratch);
-    let parts: &[f32] = scratch;
-    out.par_chunks_mut(n).enumerate().for_each(|(row, out)| {
-        for (out, all) in out.chunks_mut(columns).zip(parts.chunks_exact(m * columns)) {
-            out.copy_from_slice(&all[row * columns..][..out.len()]);
-        }
-    });
+    let panel = (PANEL / m).next_multiple_of(groups * columns);
+    scratch.resize(m * panel.min(n.next_multiple_of(columns)), 0.0);
+    for start in (0..n).step_by(panel) {
+        let end = n.min(start + panel);
+        let parts = &mut scratch[..m * (end - start).next_multiple_of(columns)];
+        product(isa, w, (start / columns, groups), x, parts);
+        let parts: &[f32] = parts;
+        out.par_chunks_mut(n).enumerate().for_each(|(row, out)| {
+            let parts = parts.chunks_exact(m * columns);
+            for (out, all) in out[start..end].chunks_mut(columns).zip(parts) {
+                out.copy_from_slice(&all[row * columns..][..out.len()]);
+            }
+        });
+    }
 }
 
-/// As [`matmul`], with `out[n / columns][m][columns]`.
-fn product(isa: Isa, w: &Matrix, x: &Activations, out: &mut [f32]) {
+/// As [`matmul`] from the `first`-th few columns on, with `out[n / columns][m][columns]`; a task takes
+/// `groups` times as many columns.
+fn product(
+    isa: Isa,
+    w: &Matrix,
+    (start, groups): (usize, usize),
+    x: &Activations,
+    out: &mut [f32],
+) {
     let (m, columns) = (x.rows(), isa.columns());
-    let groups = (TASK_BYTES / (columns * w.row_bytes())).clamp(1, 64);
     // Tiles as even as can be: a last tile of one row would unpack all weights for itself alone.
     let tile = m.div_ceil(m.div_ceil(TILE));
     out.par_chunks_mut(groups * columns * m).enumerate().for_each(|(task, out)| {
@@ -165,7 +183,7 @@ fn product(isa: Isa, w: &Matrix, x: &Activations, out: &mut [f32]) {
             for (i, out) in out.chunks_exact_mut(columns * m).enumerate() {
                 let last = (first + tile).min(m);
                 let out = &mut out[first * columns..last * columns];
-                one_tile(isa, w, task * groups + i, x, first, out);
+                one_tile(isa, w, start + task * groups + i, x, first, out);
             }
         }
     });
@@ -279,22 +297,34 @@ mod tests {
 
     #[test]
     fn a_row_alone_and_in_a_batch_gives_the_same_bits() {
-        let (n, k) = (33, 768);
-        let w = noise(n * k, 3);
-        let x = noise(19 * k, 4);
         for kind in Kind::ALL {
             for isa in isas() {
-                let matrix = Matrix::quantise(*kind, n, k, &w).unwrap().ordered_for(isa);
-                let mut whole = vec![0.0; 19 * n];
-                let all = Activations::new(x.clone(), k);
-                matmul(isa, &matrix, n, &all, &mut whole, &mut Vec::new());
-                for i in 0..19 {
-                    let one = Activations::new(x[i * k..(i + 1) * k].to_vec(), k);
-                    let mut alone = vec![0.0; n];
-                    matmul(isa, &matrix, n, &one, &mut alone, &mut Vec::new());
-                    assert_eq!(alone, whole[i * n..(i + 1) * n], "{kind:?} {isa:?} row {i}");
-                }
+                alone_and_in_a_batch(*kind, isa, [33, 768, 19]);
             }
+        }
+    }
+
+    /// More values than are put into their order at a time.
+    #[test]
+    fn a_row_alone_and_in_several_panels_gives_the_same_bits() {
+        let (n, m) = (9001, 40);
+        assert!(n > PANEL / m + TASK_BYTES / 256, "they are one panel");
+        for isa in isas() {
+            alone_and_in_a_batch(Kind::Q8_0, isa, [n, 256, m]);
+        }
+    }
+
+    fn alone_and_in_a_batch(kind: Kind, isa: Isa, [n, k, m]: [usize; 3]) {
+        let (w, x) = (noise(n * k, 3), noise(m * k, 4));
+        let matrix = Matrix::quantise(kind, n, k, &w).unwrap().ordered_for(isa);
+        let mut whole = vec![0.0; m * n];
+        let all = Activations::new(x.clone(), k);
+        matmul(isa, &matrix, n, &all, &mut whole, &mut Vec::new());
+        for i in 0..m {
+            let one = Activations::new(x[i * k..(i + 1) * k].to_vec(), k);
+            let mut alone = vec![0.0; n];
+            matmul(isa, &matrix, n, &one, &mut alone, &mut Vec::new());
+            assert_eq!(alone, whole[i * n..(i + 1) * n], "{kind:?} {isa:?} row {i}");
         }
     }
 }

@@ -1,5 +1,7 @@
 //! Activations, quantised to 8 bits.
 
+use super::TASK_VALUES;
+use rayon::prelude::*;
 use std::sync::OnceLock;
 
 /// Rows of activations with the quantised forms that the kernels need, made on first use and shared
@@ -59,11 +61,19 @@ impl Activations {
         self.by32.get_or_init(|| {
             let mut q = vec![0; self.values.len()];
             let blocks = self.values.len() / 32;
-            let (mut scale, mut sums) = (Vec::with_capacity(blocks), Vec::with_capacity(blocks));
-            for (x, q) in self.values.chunks_exact(32).zip(q.chunks_exact_mut(32)) {
-                scale.push(quantise(x, q));
-                sums.push(q.iter().map(|&q| i32::from(q)).sum());
-            }
+            let (mut scale, mut sums) = (vec![0.0; blocks], vec![0; blocks]);
+            self.values
+                .par_chunks(TASK_VALUES)
+                .zip(q.par_chunks_mut(TASK_VALUES))
+                .zip(scale.par_chunks_mut(TASK_VALUES / 32))
+                .zip(sums.par_chunks_mut(TASK_VALUES / 32))
+                .for_each(|(((x, q), scale), sums)| {
+                    let blocks = x.as_chunks::<32>().0.iter().zip(q.as_chunks_mut::<32>().0);
+                    for ((x, q), (scale, sum)) in blocks.zip(scale.iter_mut().zip(sums)) {
+                        *scale = quantise(x, q);
+                        *sum = q.iter().map(|&q| i32::from(q)).sum();
+                    }
+                });
             By32 { q, scale, sums }
         })
     }
@@ -71,13 +81,27 @@ impl Activations {
     pub(crate) fn by256(&self) -> &By256 {
         self.by256.get_or_init(|| {
             let mut q = vec![0; self.values.len()];
-            let mut scale = Vec::with_capacity(self.values.len() / 256);
-            for (x, q) in self.values.chunks_exact(256).zip(q.chunks_exact_mut(256)) {
-                scale.push(quantise(x, q));
-            }
-            let sum = |q: &[i8]| q.iter().map(|&q| i16::from(q)).sum::<i16>();
-            let sums16: Vec<i16> = q.chunks_exact(16).map(sum).collect();
-            let sums32 = sums16.chunks_exact(2).map(|s| s[0] + s[1]).collect();
+            let blocks = self.values.len() / 256;
+            let mut scale = vec![0.0; blocks];
+            let (mut sums16, mut sums32) = (vec![0; blocks * 16], vec![0; blocks * 8]);
+            self.values
+                .par_chunks(TASK_VALUES)
+                .zip(q.par_chunks_mut(TASK_VALUES))
+                .zip(scale.par_chunks_mut(TASK_VALUES / 256))
+                .zip(sums16.par_chunks_mut(TASK_VALUES / 16))
+                .zip(sums32.par_chunks_mut(TASK_VALUES / 32))
+                .for_each(|((((x, q), scale), sums16), sums32)| {
+                    let blocks = x.as_chunks::<256>().0.iter().zip(q.as_chunks_mut::<256>().0);
+                    for ((x, q), scale) in blocks.zip(scale) {
+                        *scale = quantise(x, q);
+                    }
+                    for (q, sum) in q.as_chunks::<16>().0.iter().zip(sums16.iter_mut()) {
+                        *sum = q.iter().map(|&q| i16::from(q)).sum();
+                    }
+                    for ([a, b], sum) in sums16.as_chunks::<2>().0.iter().zip(sums32) {
+                        *sum = a + b;
+                    }
+                });
             By256 { q, scale, sums16, sums32 }
         })
     }
