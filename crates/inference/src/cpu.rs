@@ -213,13 +213,7 @@ impl CpuModel {
         }
         let normed = Activations::new(self.norm(&wanted, &self.output_norm), width);
         let start = values.len();
-        let more = normed.rows() * self.vocab;
-        if start == 0 {
-            // Memory that comes as zeros: the threads that write to it get its pages.
-            *values = vec![0.0; more];
-        } else {
-            values.resize(start + more, 0.0);
-        }
+        values.resize(start + normed.rows() * self.vocab, 0.0);
         let output = self.output.as_ref().unwrap_or(&self.embedding);
         matmul(self.isa, output, self.vocab, &normed, &mut values[start..], scratch);
     }

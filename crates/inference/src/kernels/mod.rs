@@ -126,7 +126,7 @@ const TASK_BYTES: usize = 65_536;
 /// Values that are worth another thread, in work that goes row by row or block by block.
 pub(crate) const TASK_VALUES: usize = 16_384;
 /// Values of a product that are put into their order at a time: they are still in a cache then.
-const PANEL: usize = 262_144;
+const PANEL: usize = 1_048_576;
 
 /// `out[m][n] = Σ_k x[m][k] · w[n][k]` for the first `n` rows of `w`; `out` has `x.rows() · n` values.
 /// `w` is in the order for `isa`.
@@ -307,7 +307,7 @@ mod tests {
     /// More values than are put into their order at a time.
     #[test]
     fn a_row_alone_and_in_several_panels_gives_the_same_bits() {
-        let (n, m) = (9001, 40);
+        let (n, m) = (27_001, 40);
         assert!(n > PANEL / m + TASK_BYTES / 256, "they are one panel");
         for isa in isas() {
             alone_and_in_a_batch(Kind::Q8_0, isa, [n, 256, m]);
