@@ -208,6 +208,12 @@ impl DraftLength {
         (g * self.draft_ms).max(self.verify.at(g - 1.0))
     }
 
+    /// The edge's own part of it: the last drafted token's row belongs to the next draft.
+    #[must_use]
+    pub(crate) fn round_ahead(&self, gamma: usize) -> f64 {
+        self.verify.at(gamma as f64 - 1.0)
+    }
+
     fn least(&self, cost: impl Fn(f64) -> f64) -> (usize, f64) {
         (1..=self.max)
             .map(|gamma| (gamma, cost(gamma as f64)))

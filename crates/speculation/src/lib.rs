@@ -21,6 +21,7 @@ mod lookup;
 mod planner;
 mod random;
 mod reference;
+mod replay;
 mod resolve;
 mod sampling;
 mod stop;

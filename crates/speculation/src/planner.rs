@@ -13,6 +13,7 @@
 //! nothing. Drafting is left only when no draft is on its way, and a stream's tokens that were still
 //! on theirs are dropped unseen, so nothing is thrown away because of what it says.
 
+use crate::replay::{Branch, Past, Rules};
 use crate::{
     Alternative, Calibration, DraftLength, DraftStop, Lookup, RoundTimes, TokenId, alternative_at,
     lookup,
@@ -102,21 +103,16 @@ struct Seen {
     /// What rounds took, and what they should have taken by the closed form for their γ. Sums that
     /// forget: rounds ahead differ much in length, so the mean of their ratios would be another.
     took: (f64, f64),
-    /// What their tokens should have taken at the best fixed γ, and what these rounds should have:
-    /// drafts that end where the next token is unlikely give more for the same time.
-    gain: (f64, f64),
     rounds: u32,
     /// The planner's count of tokens when it was last used.
     at: u64,
 }
 
 impl Seen {
-    fn record(&mut self, expected_ms: f64, wall_ms: f64, ideal_ms: f64) {
-        if !(wall_ms.is_finite() && expected_ms > 0.0 && ideal_ms.is_finite()) {
+    fn record(&mut self, expected_ms: f64, wall_ms: f64) {
+        if !(wall_ms.is_finite() && expected_ms > 0.0) {
             return;
         }
-        self.gain.0 = self.gain.0 * GAIN_MEMORY + ideal_ms;
-        self.gain.1 = self.gain.1 * GAIN_MEMORY + expected_ms;
         // One round that the system interrupted must not decide.
         self.took.0 = self.took.0 * TOOK_MEMORY + wall_ms.clamp(0.0, 5.0 * expected_ms);
         self.took.1 = self.took.1 * TOOK_MEMORY + expected_ms;
@@ -127,12 +123,10 @@ impl Seen {
         self.rounds >= ENOUGH
     }
 
-    /// What a token takes beyond the closed form, as a factor. Few rounds say little of the gain.
+    /// What rounds take beyond what they should, as a factor.
     fn factor(&self) -> f64 {
-        let prior = GAIN_ROUNDS * self.gain.1 / f64::from(self.rounds.max(1));
-        let gain = (self.gain.0 + USUAL_GAIN * prior) / (self.gain.1 + prior).max(1e-9);
         let took = if self.rounds == 0 { 1.0 } else { self.took.0 / self.took.1.max(1e-9) };
-        took.clamp(0.2, 5.0) / gain.clamp(0.7, 1.5)
+        took.clamp(0.2, 5.0)
     }
 }
 
@@ -142,6 +136,10 @@ pub struct Planner {
     turns: Seen,
     ahead: Seen,
     calibration: Calibration,
+    past: Past,
+    /// Milliseconds a token in turns and ahead by the past, without what reality takes beside; and the
+    /// count of tokens at which that was found.
+    replayed: Option<([f64; 2], u64)>,
     /// Weighted trials and acceptances of looked-up tokens, by how many tokens before them matched.
     lookups: [(f64, f64); LOOKUP_PRIOR.len()],
     /// The same of alternatives at rejected places, and how many were right.
@@ -161,8 +159,8 @@ pub struct Planner {
     /// Tokens in all, and when the present way began.
     tokens: u64,
     since: u64,
-    /// The present branch has a finished round: the next one is behind it.
-    behind: bool,
+    /// The drafts since the last correction.
+    branch: Branch,
 }
 
 /// Tokens that a way gets before it is judged. A stream's take all the same, so a few say it.
@@ -187,12 +185,10 @@ const SMALL_BENEFIT: f64 = 0.94;
 const MOST_BENEFIT: f64 = 0.5;
 /// Tokens of a draft at most where the length is chosen: longer ones never paid in a measurement.
 pub const MAX_CHOSEN: usize = 16;
-/// How much of a round's weight the next one leaves, for what rounds took and for the gain.
+/// How much of a round's weight the next one leaves, for what rounds took.
 const TOOK_MEMORY: f64 = 0.99;
-const GAIN_MEMORY: f64 = 0.99;
-/// What the gain usually is, and how many rounds that is worth.
-const USUAL_GAIN: f64 = 1.0;
-const GAIN_ROUNDS: f64 = 30.0;
+/// Tokens after which the past is looked at again.
+const REPLAY_EVERY: u64 = 16;
 /// What an edge with a drafter of its own promises, by the time of its plain tokens, while it was not
 /// tried: as much as it can be, for a trial costs little and says what it is.
 const COLOCATED: f64 = 0.4;
@@ -224,11 +220,13 @@ impl Planner {
     #[must_use]
     pub fn new(max: usize) -> Self {
         let length = DraftLength::new(max);
-        let seen = Seen { length, took: (0.0, 0.0), gain: (0.0, 0.0), rounds: 0, at: 0 };
+        let seen = Seen { length, took: (0.0, 0.0), rounds: 0, at: 0 };
         Self {
             turns: seen.clone(),
             ahead: seen,
             calibration: Calibration::default(),
+            past: Past::default(),
+            replayed: None,
             lookups: LOOKUP_PRIOR.map(|p| (LOOKUP_TRIALS, LOOKUP_TRIALS * p)),
             alternatives: (ALTERNATIVE_TRIALS, ALTERNATIVE_TRIALS * ALTERNATIVE_PRIOR),
             max,
@@ -240,7 +238,7 @@ impl Planner {
             reason: None,
             tokens: 0,
             since: 0,
-            behind: false,
+            branch: Branch::default(),
         }
     }
 
@@ -281,6 +279,10 @@ impl Planner {
             let gamma = if way == Way::Ahead { length.next_ahead() } else { length.next() };
             return DraftStop::fixed(gamma);
         }
+        self.stop_by(length, way).with_alternatives(self.needed(way))
+    }
+
+    fn stop_by(&self, length: &DraftLength, way: Way) -> DraftStop {
         let (draft, acceptance) = (length.draft(), length.acceptance());
         let least = if way == Way::Ahead {
             let pace = length.pass();
@@ -290,7 +292,6 @@ impl Planner {
             (draft + length.row()) / (acceptance * length.best_in_turns().1).max(1e-9)
         };
         DraftStop::unlikely(least, self.max, self.calibration.clone())
-            .with_alternatives(self.needed(way))
     }
 
     /// What drafting and verifying take in a way of drafting.
@@ -306,8 +307,12 @@ impl Planner {
         if length.rounds() < FIRST_ROUNDS {
             return 1.0;
         }
+        self.needed_by(length, self.expected(way))
+    }
+
+    fn needed_by(&self, length: &DraftLength, ms: f64) -> f64 {
         let (trials, right) = self.alternatives;
-        length.row() * trials / (right * self.expected(way)).max(1e-9)
+        length.row() * trials / (right * ms).max(1e-9)
     }
 
     /// A draft by look-up of at most `most` tokens, where a token by it should cost less than by the
@@ -377,6 +382,7 @@ impl Planner {
                 }
                 for (i, confidence) in confidences.iter().enumerate().take(accepted + 1) {
                     self.calibration.record(*confidence, i < accepted);
+                    self.past.record(*confidence, i < accepted);
                 }
                 seen.length.record(confidences.len(), accepted, alternatives, times);
                 confidences.len()
@@ -391,19 +397,55 @@ impl Planner {
                 drafted
             }
         };
-        let behind = std::mem::replace(&mut self.behind, way == Way::Ahead && accepted == drafted);
         let length = &seen.length;
-        let expected = match source {
-            Source::Lookup { .. } => length.round(drafted) - length.draft() * drafted as f64,
-            Source::Model(m) => {
-                let beside = length.row() * m.alternatives as f64;
-                beside + if behind { length.round_behind(drafted) } else { length.round(drafted) }
-            }
+        let beside = match source {
+            Source::Model(m) => m.alternatives,
+            Source::Lookup { .. } => 0,
         };
-        let best = if way == Way::Ahead { length.best_ahead() } else { length.best_in_turns() };
-        if let Some(ms) = wall_ms.filter(|_| drafted > 0) {
-            seen.record(expected, ms, best.1 * tokens as f64);
+        let mut expected = if way == Way::Ahead {
+            self.branch.round(length, drafted, beside, false)
+        } else {
+            length.round(drafted) + length.row() * beside as f64
+        };
+        if matches!(source, Source::Lookup { .. }) {
+            expected = (expected - length.draft() * drafted as f64).max(0.0);
         }
+        if way != Way::Ahead || accepted < drafted {
+            self.branch = Branch::default();
+        }
+        if let Some(ms) = wall_ms.filter(|_| drafted > 0) {
+            seen.record(expected, ms);
+        }
+        if self.replayed.is_none_or(|(_, at)| self.tokens - at >= REPLAY_EVERY) {
+            self.replay();
+        }
+    }
+
+    /// Looks again what the past would have taken.
+    fn replay(&mut self) {
+        let now = self.length();
+        let by = |way: Way| {
+            let costs = match way {
+                Way::Ahead if self.fresh(&self.ahead) => self.ahead.length.with_present(now),
+                Way::Ahead => self.turns.length.with_present(now),
+                _ if self.fresh(&self.turns) => self.turns.length.with_present(now),
+                _ => now.clone(),
+            };
+            let (trials, right) = self.alternatives;
+            let ms = if way == Way::Ahead { costs.best_ahead().1 } else { costs.best_in_turns().1 };
+            let needed = self.needed_by(&costs, ms);
+            let rules = Rules {
+                stop: self.stop_by(&costs, way).with_alternatives(needed),
+                behind: DraftStop::unlikely(0.0, self.max, self.calibration.clone())
+                    .with_alternatives(needed),
+                costs: &costs,
+                right: right / trials,
+                shared: self.shares_machine && !self.fresh(&self.ahead),
+            };
+            if way == Way::Ahead { self.past.ahead(&rules) } else { self.past.in_turns(&rules) }
+        };
+        let both = by(Way::Turns).zip(by(Way::Ahead));
+        self.replayed = both.map(|(turns, ahead)| ([turns, ahead], self.tokens));
     }
 
     /// Records a plain token of the edge; `wall_ms` as in [`Self::drafted`].
@@ -411,7 +453,7 @@ impl Planner {
         // The first of a stream was also on its way.
         let asked = self.way == Way::Stream && self.tokens == self.since;
         self.tokens += 1;
-        self.behind = false;
+        self.branch = Branch::default();
         if let Some(ms) = wall_ms.filter(|ms| ms.is_finite() && !asked) {
             let (before, n, _) = self.plain.unwrap_or((ms, 0, 0));
             // One that the system interrupted must not decide.
@@ -451,7 +493,7 @@ impl Planner {
         for seen in [&mut self.turns, &mut self.ahead] {
             seen.length.record_acceptance(drafted, accepted);
         }
-        self.behind = false;
+        self.branch = Branch::default();
         if let Some(ms) = wall_ms.filter(|ms| ms.is_finite() && tokens > 0) {
             // Rounds differ much in what they give: sums, and a promise that is worth a trial.
             let promised = self.expected(Way::Colocated);
@@ -478,20 +520,28 @@ impl Planner {
                 Some((ms, tokens, at)) if self.tokens - at < STALE => ms / tokens,
                 _ => self.expected(Way::Stream) * COLOCATED,
             },
-            Way::Turns if self.fresh(&self.turns) => {
-                self.turns.length.with_present(now).best_in_turns().1 * self.turns.factor()
-            }
-            Way::Turns => now.best_in_turns().1 * other(&self.ahead),
-            Way::Ahead if self.fresh(&self.ahead) => {
-                self.ahead.length.with_present(now).best_ahead().1 * self.ahead.factor()
+            Way::Turns => {
+                let (costs, factor) = match self.fresh(&self.turns) {
+                    true => (self.turns.length.with_present(now), self.turns.factor()),
+                    false => (now.clone(), other(&self.ahead)),
+                };
+                let by_past = self.replayed.map(|([turns, _], _)| turns);
+                by_past.unwrap_or_else(|| costs.best_in_turns().1) * factor
             }
             Way::Ahead => {
-                let costs = self.turns.length.with_present(now);
-                let ms = match self.shares_machine {
-                    true => costs.best_ahead_shared().1,
-                    false => costs.best_ahead().1 * UNTRIED,
+                let (costs, factor) = match self.fresh(&self.ahead) {
+                    true => (self.ahead.length.with_present(now), self.ahead.factor()),
+                    false => {
+                        let untried = if self.shares_machine { 1.0 } else { UNTRIED };
+                        (self.turns.length.with_present(now), other(&self.turns) * untried)
+                    }
                 };
-                ms * other(&self.turns)
+                let closed = || match self.shares_machine && !self.fresh(&self.ahead) {
+                    true => costs.best_ahead_shared().1,
+                    false => costs.best_ahead().1,
+                };
+                let by_past = self.replayed.map(|([_, ahead], _)| ahead);
+                by_past.unwrap_or_else(closed) * factor
             }
         }
     }
@@ -547,7 +597,8 @@ impl Planner {
             Way::Turns => self.turns.begin(now),
             Way::Ahead => self.ahead.begin(self.turns.length.with_present(&now)),
         }
-        (self.way, self.since, self.behind) = (to, self.tokens, false);
+        (self.way, self.since, self.branch) = (to, self.tokens, Branch::default());
+        self.replay();
         self.reason = Some(Change { to, was_ms, expected_ms, measured });
         self.reason
     }
@@ -557,7 +608,7 @@ impl Seen {
     /// A new trial, from what is known elsewhere.
     fn begin(&mut self, length: DraftLength) {
         (self.length, self.rounds) = (length, 0);
-        (self.took, self.gain) = ((0.0, 0.0), (0.0, 0.0));
+        self.took = (0.0, 0.0);
     }
 }
 
@@ -589,6 +640,36 @@ mod tests {
         fixed: None,
     };
 
+    /// A draft and what became of it.
+    #[derive(Default)]
+    struct Drafted {
+        confidences: Vec<f32>,
+        accepted: usize,
+        rejected: bool,
+        alternatives: usize,
+        followed: Option<bool>,
+    }
+
+    impl Drafted {
+        fn rows(&self) -> f64 {
+            (self.confidences.len() + self.alternatives) as f64
+        }
+
+        /// Tokens of the text without a bonus token.
+        fn tokens(&self) -> usize {
+            let further = usize::from(self.followed == Some(true));
+            self.accepted + usize::from(self.rejected) + further
+        }
+
+        fn source(&self) -> Source<'_> {
+            Source::Model(Modelled {
+                confidences: &self.confidences,
+                alternatives: self.alternatives,
+                followed: self.followed,
+            })
+        }
+    }
+
     impl World {
         /// A drafted token: how sure the drafter is of it, and whether it is accepted. Most are easy;
         /// the hard ones make the mean what it is.
@@ -601,21 +682,23 @@ mod tests {
             (confidence, u(1) < chance)
         }
 
-        /// Tokens as long as the rule says, and how many of them are accepted.
-        fn draft(
-            &self,
-            mut stop: DraftStop,
-            random: &Randomness,
-            at: &mut u32,
-        ) -> (Vec<f32>, usize) {
-            let (mut confidences, mut hits) = (Vec::new(), Vec::new());
+        /// Tokens as long as the rule says, with alternatives where it wants them.
+        fn draft(&self, mut stop: DraftStop, random: &Randomness, at: &mut u32) -> Drafted {
+            let mut draft = Drafted::default();
             loop {
                 let (confidence, hit) = self.token(random, at);
-                confidences.push(confidence);
-                hits.push(hit);
-                if confidences.len() >= stop.most() || !stop.goes_on(confidence) {
-                    let accepted = hits.iter().take_while(|hit| **hit).count();
-                    return (confidences, accepted);
+                let alternative = stop.wants_alternative(confidence);
+                draft.alternatives += usize::from(alternative);
+                draft.confidences.push(confidence);
+                if hit && !draft.rejected {
+                    draft.accepted += 1;
+                } else if !draft.rejected {
+                    draft.rejected = true;
+                    let right = random.uniform(Purpose::Accept, *at, 2) < ALTERNATIVE_PRIOR;
+                    draft.followed = alternative.then_some(right);
+                }
+                if draft.confidences.len() >= stop.most() || !stop.goes_on(confidence) {
+                    return draft;
                 }
             }
         }
@@ -635,29 +718,25 @@ mod tests {
                         Some(gamma) => DraftStop::fixed(gamma),
                         None => planner.draft_stop(Way::Turns),
                     };
-                    let (confidences, accepted) = self.draft(stop, random, at);
-                    let gamma = confidences.len() as f64;
-                    let verify_ms = (self.verify)(gamma) * jitter;
+                    let draft = self.draft(stop, random, at);
+                    let gamma = draft.confidences.len() as f64;
+                    let verify_ms = (self.verify)(draft.rows()) * jitter;
                     let round_trip_ms = self.link + verify_ms;
                     let draft_ms = self.draft * gamma * jitter;
                     let times = RoundTimes { draft_ms, round_trip_ms, verify_ms };
-                    let (ms, new) = (draft_ms + round_trip_ms, accepted + 1);
-                    planner.drafted(
-                        Way::Turns,
-                        Source::model(&confidences),
-                        accepted,
-                        times,
-                        new,
-                        Some(ms),
-                    );
+                    let ms = draft_ms + round_trip_ms;
+                    let new = draft.tokens() + usize::from(!draft.rejected);
+                    let (source, accepted) = (draft.source(), draft.accepted);
+                    planner.drafted(Way::Turns, source, accepted, times, new, Some(ms));
                     (new as f64, ms)
                 }
                 Way::Ahead => self.branch(planner, random, at, jitter * self.contention),
                 Way::Colocated => {
-                    let (confidences, accepted) = self.draft(DraftStop::fixed(4), random, at);
-                    let gamma = confidences.len() as f64;
-                    let ms = (self.draft / 2.0 * gamma + (self.verify)(gamma)) * jitter;
-                    planner.written(confidences.len(), accepted, accepted + 1, Some(ms));
+                    let draft = self.draft(DraftStop::fixed(4), random, at);
+                    let (gamma, accepted) = (draft.confidences.len(), draft.accepted);
+                    let ms =
+                        (self.draft / 2.0 * gamma as f64 + (self.verify)(gamma as f64)) * jitter;
+                    planner.written(gamma, accepted, accepted + 1, Some(ms));
                     (accepted as f64 + 1.0, ms)
                 }
             }
@@ -675,34 +754,27 @@ mod tests {
             let (mut left, mut free, mut last, mut tokens) = (0.0, 0.0, 0.0, 0.0);
             for n in 0.. {
                 let stop = match planner.pace() {
-                    Some(pace) if n > 0 => DraftStop::fixed(
-                        (pace / (self.draft * slow)).floor().clamp(1.0, 16.0) as usize,
-                    ),
+                    Some(pace) if n > 0 => planner
+                        .stop_behind()
+                        .at_most((pace / (self.draft * slow)).floor().clamp(1.0, 16.0) as usize),
                     _ => planner.draft_stop(Way::Ahead),
                 };
-                let (confidences, accepted) = self.draft(stop, random, at);
-                let gamma = confidences.len() as f64;
-                let (draft_ms, verify_ms) =
-                    (self.draft * gamma * slow, (self.verify)(gamma - 1.0) * slow);
+                let draft = self.draft(stop, random, at);
+                let (draft_ms, verify_ms) = (
+                    self.draft * draft.confidences.len() as f64 * slow,
+                    (self.verify)(draft.rows() - 1.0) * slow,
+                );
                 left += draft_ms;
                 let begin = f64::max(left + self.link / 2.0, free);
                 free = begin + verify_ms;
                 let wall = free + self.link / 2.0 - last;
                 last += wall;
-                let whole = accepted == confidences.len();
-                let new = accepted + usize::from(!whole);
-                let times =
-                    RoundTimes { draft_ms, round_trip_ms: self.link + verify_ms, verify_ms };
-                planner.drafted(
-                    Way::Ahead,
-                    Source::model(&confidences),
-                    accepted,
-                    times,
-                    new,
-                    Some(wall),
-                );
+                let (new, accepted) = (draft.tokens(), draft.accepted);
+                let round_trip_ms = self.link + verify_ms;
+                let times = RoundTimes { draft_ms, round_trip_ms, verify_ms };
+                planner.drafted(Way::Ahead, draft.source(), accepted, times, new, Some(wall));
                 tokens += new as f64;
-                if !whole {
+                if draft.rejected {
                     break;
                 }
             }
