@@ -7,7 +7,7 @@ pub const PROTOCOL_VERSION: u16 = 3;
 /// Tokens drafted in one round (γ) at most.
 pub const MAX_DRAFT: usize = 32;
 /// Drafts of one generation that wait for their verdict at most.
-pub const MAX_IN_FLIGHT: usize = 4;
+pub use tandem_speculation::MAX_IN_FLIGHT;
 /// Tokens of a context at most, whatever the model allows.
 pub const MAX_CONTEXT: usize = 1 << 17;
 /// Bytes of a frame from device to edge at most: an `Open` with a full context.

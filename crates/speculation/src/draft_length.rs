@@ -194,6 +194,12 @@ impl DraftLength {
         new
     }
 
+    /// The same verifier with a drafter beside it that takes `draft_ms` a token, and no link between.
+    #[must_use]
+    pub(crate) fn with_drafter_beside(&self, draft_ms: f64) -> Self {
+        Self { draft_ms, link_ms: 0.0, ..self.clone() }
+    }
+
     /// What a round of `gamma` drafts should take that waits for its verdict, in milliseconds.
     #[must_use]
     pub fn round(&self, gamma: usize) -> f64 {
@@ -208,7 +214,13 @@ impl DraftLength {
         (g * self.draft_ms).max(self.verify.at(g - 1.0))
     }
 
-    /// The edge's own part of it: the last drafted token's row belongs to the next draft.
+    /// The edge's own part of a round of `gamma` drafts.
+    #[must_use]
+    pub(crate) fn round_verify(&self, gamma: usize) -> f64 {
+        self.verify.at(gamma as f64)
+    }
+
+    /// The same for a round behind another one: the last drafted token's row belongs to the next draft.
     #[must_use]
     pub(crate) fn round_ahead(&self, gamma: usize) -> f64 {
         self.verify.at(gamma as f64 - 1.0)

@@ -34,6 +34,7 @@ pub use lookup::{Lookup, lookup};
 pub use planner::{Change, MAX_CHOSEN, Modelled, Planner, Source, Way};
 pub use random::{Purpose, Randomness};
 pub use reference::{dsd_verify, greedy_verify, gumbel_draw, gumbel_verify};
+pub use replay::MAX_IN_FLIGHT;
 pub use resolve::{Resolution, ResolveError, Resolver};
 pub use sampling::{ProcessError, Sampling, SamplingError, confidence, process};
 pub use stop::{Calibration, DraftStop};

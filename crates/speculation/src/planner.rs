@@ -3,10 +3,11 @@
 //!
 //! Each way of drafting has its own estimates of what drafting and verifying take, because a device
 //! and an edge that share a machine slow each other down while both compute. What is known of the
-//! text (acceptance) and of the network is common to all. A way that was never used is judged by the
-//! closed forms of [`DraftLength`]; of one that was used, also by how far reality was from them. A
-//! change must promise a notable gain and then gets time to show it, so that noise does not make it
-//! swing.
+//! text and of the network is common to all: ways are compared by what the same tokens, those of late,
+//! would have taken in each ([`Past`]), and at first by the closed forms of [`DraftLength`]; of a way
+//! that was used, also by how far reality was from that. So a way that was tried in a hard passage does
+//! not look slow. A change must promise a notable gain and then gets time to show it, so that noise
+//! does not make it swing.
 //!
 //! **Exactness.** The choice looks at finished rounds alone. Every way draws the next token from the
 //! verifier's distribution given the text so far, whatever the past, so a choice by the past changes
@@ -137,9 +138,9 @@ pub struct Planner {
     ahead: Seen,
     calibration: Calibration,
     past: Past,
-    /// Milliseconds a token in turns and ahead by the past, without what reality takes beside; and the
+    /// Milliseconds a token in turns, ahead and on the edge alone by the past, without what reality takes beside; and the
     /// count of tokens at which that was found.
-    replayed: Option<([f64; 2], u64)>,
+    replayed: Option<([f64; 3], u64)>,
     /// Weighted trials and acceptances of looked-up tokens, by how many tokens before them matched.
     lookups: [(f64, f64); LOOKUP_PRIOR.len()],
     /// The same of alternatives at rejected places, and how many were right.
@@ -151,7 +152,8 @@ pub struct Planner {
     offers_colocated: bool,
     /// The edge is on this machine.
     shares_machine: bool,
-    /// Milliseconds and tokens that the edge drafted for, and when that was measured.
+    /// Milliseconds that the edge's own rounds took beside verifying, the tokens that it drafted in
+    /// them, and when that was measured.
     colocated: Option<(f64, f64, u64)>,
     way: Way,
     /// Why it is this way, if it was chosen.
@@ -176,10 +178,9 @@ const STALE: u64 = 5000;
 /// the benefit of the doubt: the text may have become easier. The worse they looked, the later they
 /// are tried again, and a trial costs little of what was written since.
 const DOUBT: u64 = 128;
-const BENEFIT: f64 = 0.95;
-/// While drafting, what is known of the other ways also grows old, though less: a few rounds of hard
-/// text may have made one look slow. Near ties are so tried in turns, which compares them on the same
-/// text and costs little.
+const BENEFIT: f64 = 0.96;
+/// While drafting, what is known of the other ways also grows old, though less. Near ties are so tried
+/// in turns, which costs little.
 const SMALL_BENEFIT: f64 = 0.94;
 /// What looked more than twice as slow as the stream is not tried again in it.
 const MOST_BENEFIT: f64 = 0.5;
@@ -189,11 +190,9 @@ pub const MAX_CHOSEN: usize = 16;
 const TOOK_MEMORY: f64 = 0.99;
 /// Tokens after which the past is looked at again.
 const REPLAY_EVERY: u64 = 16;
-/// What an edge with a drafter of its own promises, by the time of its plain tokens, while it was not
-/// tried: as much as it can be, for a trial costs little and says what it is.
-const COLOCATED: f64 = 0.4;
-/// How many tokens that promise is worth.
-const PROMISE: f64 = 24.0;
+/// How long an edge's own drafter takes by the device's while it was not tried: little, for a trial
+/// costs little and says what it is.
+const COLOCATED: f64 = 0.3;
 /// What drafting ahead promises while it was not tried on this link: its closed form knows nothing
 /// of drafts that leave at the edge's pace, and a short trial costs little.
 const UNTRIED: f64 = 0.9;
@@ -416,6 +415,10 @@ impl Planner {
         if let Some(ms) = wall_ms.filter(|_| drafted > 0) {
             seen.record(expected, ms);
         }
+        self.replay_at_times();
+    }
+
+    fn replay_at_times(&mut self) {
         if self.replayed.is_none_or(|(_, at)| self.tokens - at >= REPLAY_EVERY) {
             self.replay();
         }
@@ -426,8 +429,8 @@ impl Planner {
         let now = self.length();
         let by = |way: Way| {
             let costs = match way {
+                Way::Colocated => self.edge_alone(now),
                 Way::Ahead if self.fresh(&self.ahead) => self.ahead.length.with_present(now),
-                Way::Ahead => self.turns.length.with_present(now),
                 _ if self.fresh(&self.turns) => self.turns.length.with_present(now),
                 _ => now.clone(),
             };
@@ -444,8 +447,8 @@ impl Planner {
             };
             if way == Way::Ahead { self.past.ahead(&rules) } else { self.past.in_turns(&rules) }
         };
-        let both = by(Way::Turns).zip(by(Way::Ahead));
-        self.replayed = both.map(|(turns, ahead)| ([turns, ahead], self.tokens));
+        let all = by(Way::Turns).zip(by(Way::Ahead)).zip(by(Way::Colocated));
+        self.replayed = all.map(|((turns, ahead), edge)| ([turns, ahead, edge], self.tokens));
     }
 
     /// Records a plain token of the edge; `wall_ms` as in [`Self::drafted`].
@@ -494,17 +497,15 @@ impl Planner {
             seen.length.record_acceptance(drafted, accepted);
         }
         self.branch = Branch::default();
-        if let Some(ms) = wall_ms.filter(|ms| ms.is_finite() && tokens > 0) {
-            // Rounds differ much in what they give: sums, and a promise that is worth a trial.
-            let promised = self.expected(Way::Colocated);
-            let known = self.colocated.filter(|_| self.measured(Way::Colocated));
-            let (sum, weight, _) = known.unwrap_or((promised * PROMISE, PROMISE, 0));
+        let verify = self.turns.length.round_verify(drafted);
+        if let Some(ms) = wall_ms.filter(|ms| ms.is_finite() && drafted > 0) {
+            let (sum, weight, _) = self.colocated.unwrap_or_default();
             // One that the system interrupted must not decide.
-            let ms = ms.min(8.0 * sum / weight * (tokens + drafted) as f64);
-            let keep = 0.99f64.powi(tokens as i32);
-            let (sum, weight) = (sum * keep + ms, weight * keep + tokens as f64);
-            self.colocated = Some((sum, weight, self.tokens));
+            let draft = (ms - verify).clamp(0.0, 4.0 * verify);
+            let sum = sum * TOOK_MEMORY + draft;
+            self.colocated = Some((sum, weight * TOOK_MEMORY + drafted as f64, self.tokens));
         }
+        self.replay_at_times();
     }
 
     /// Milliseconds a token in a way, as far as is known.
@@ -516,16 +517,16 @@ impl Planner {
                 Some((ms, _, at)) if self.tokens - at < STALE => ms,
                 _ => self.turns.length.plain(),
             },
-            Way::Colocated => match self.colocated {
-                Some((ms, tokens, at)) if self.tokens - at < STALE => ms / tokens,
-                _ => self.expected(Way::Stream) * COLOCATED,
-            },
+            Way::Colocated => {
+                let by_past = self.replayed.map(|([.., edge], _)| edge);
+                by_past.unwrap_or_else(|| self.edge_alone(now).best_in_turns().1)
+            }
             Way::Turns => {
                 let (costs, factor) = match self.fresh(&self.turns) {
                     true => (self.turns.length.with_present(now), self.turns.factor()),
                     false => (now.clone(), other(&self.ahead)),
                 };
-                let by_past = self.replayed.map(|([turns, _], _)| turns);
+                let by_past = self.replayed.map(|([turns, ..], _)| turns);
                 by_past.unwrap_or_else(|| costs.best_in_turns().1) * factor
             }
             Way::Ahead => {
@@ -540,10 +541,20 @@ impl Planner {
                     true => costs.best_ahead_shared().1,
                     false => costs.best_ahead().1,
                 };
-                let by_past = self.replayed.map(|([_, ahead], _)| ahead);
+                let by_past = self.replayed.map(|([_, ahead, _], _)| ahead);
                 by_past.unwrap_or_else(closed) * factor
             }
         }
+    }
+
+    /// What drafting and verifying take on the edge alone.
+    fn edge_alone(&self, now: &DraftLength) -> DraftLength {
+        let costs = self.turns.length.with_present(now);
+        let draft_ms = match self.colocated {
+            Some((ms, drafted, at)) if self.tokens - at < STALE => ms / drafted,
+            _ => costs.draft() * COLOCATED,
+        };
+        costs.with_drafter_beside(draft_ms)
     }
 
     fn fresh(&self, seen: &Seen) -> bool {
@@ -615,7 +626,9 @@ impl Seen {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::replay::MAX_IN_FLIGHT;
     use crate::{Purpose, Randomness};
+    use std::collections::VecDeque;
 
     /// A link and two machines whose costs are known.
     #[derive(Clone, Copy)]
@@ -752,7 +765,11 @@ mod tests {
         ) -> (f64, f64) {
             // When the last draft left, the edge is free, and the last verdict came.
             let (mut left, mut free, mut last, mut tokens) = (0.0, 0.0, 0.0, 0.0);
+            let mut on_their_way = VecDeque::new();
             for n in 0.. {
+                if on_their_way.len() == MAX_IN_FLIGHT {
+                    left = f64::max(left, on_their_way.pop_front().unwrap());
+                }
                 let stop = match planner.pace() {
                     Some(pace) if n > 0 => planner
                         .stop_behind()
@@ -769,6 +786,7 @@ mod tests {
                 free = begin + verify_ms;
                 let wall = free + self.link / 2.0 - last;
                 last += wall;
+                on_their_way.push_back(last);
                 let (new, accepted) = (draft.tokens(), draft.accepted);
                 let round_trip_ms = self.link + verify_ms;
                 let times = RoundTimes { draft_ms, round_trip_ms, verify_ms };

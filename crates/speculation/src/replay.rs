@@ -12,8 +12,8 @@ use std::collections::VecDeque;
 const KEPT: usize = 1024;
 /// Fewer say too little.
 const ENOUGH: usize = 96;
-/// Drafts on their way at most, as the protocol has it.
-const IN_FLIGHT: usize = 4;
+/// Drafts on their way at most: what the edge keeps for each.
+pub const MAX_IN_FLIGHT: usize = 4;
 
 /// The tokens that were tested last.
 #[derive(Clone, Debug, Default)]
@@ -151,7 +151,7 @@ impl Branch {
     ) -> f64 {
         let last = self.back.back().copied().unwrap_or(0.0);
         let mut ready = self.departed;
-        if self.back.len() == IN_FLIGHT {
+        if self.back.len() == MAX_IN_FLIGHT {
             ready = ready.max(self.back.pop_front().unwrap_or(0.0));
         }
         self.departed = ready + costs.draft() * gamma as f64;
