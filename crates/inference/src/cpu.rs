@@ -54,10 +54,10 @@ impl Linear {
     }
 
     /// `rows × weights.rows()`.
-    fn forward(&self, isa: Isa, x: &Activations, scratch: &mut Vec<f32>) -> Vec<f32> {
+    fn forward(&self, isa: Isa, x: &Activations) -> Vec<f32> {
         let n = self.weights.rows();
         let mut out = vec![0.0; x.rows() * n];
-        matmul(isa, &self.weights, n, x, &mut out, scratch);
+        matmul(isa, &self.weights, n, x, &mut out);
         if let Some(bias) = &self.bias {
             out.par_chunks_exact_mut(n).with_min_len(rows_of_task(n)).for_each(|row| {
                 for (value, bias) in row.iter_mut().zip(bias) {
@@ -156,7 +156,6 @@ impl CpuModel {
         let shape = &self.shape;
         let width = shape.width;
         let rows: usize = parts.iter().map(Part::rows).sum();
-        let scratch = &mut Vec::new();
 
         let mut x = vec![0.0; rows * width];
         let mut positions = Vec::with_capacity(rows);
@@ -173,9 +172,12 @@ impl CpuModel {
 
         for (index, layer) in self.layers.iter().enumerate() {
             let normed = Activations::new(self.norm(&x, &layer.attention_norm), width);
-            let mut q = layer.q.forward(self.isa, &normed, scratch);
-            let mut k = layer.k.forward(self.isa, &normed, scratch);
-            let v = layer.v.forward(self.isa, &normed, scratch);
+            // Products of the same activations have no barrier between them: threads wake once.
+            let product = |linear: &Linear| linear.forward(self.isa, &normed);
+            let (mut q, (mut k, v)) = rayon::join(
+                || product(&layer.q),
+                || rayon::join(|| product(&layer.k), || product(&layer.v)),
+            );
             if let Some([q_norm, k_norm]) = &layer.head_norms {
                 q = self.norm(&q, q_norm);
                 k = self.norm(&k, k_norm);
@@ -186,14 +188,14 @@ impl CpuModel {
             attended.resize(q.len(), 0.0);
             self.attention(segments, parts, index, [&q, &k, &v], &mut attended);
             let attended = Activations::new(attended, shape.heads * shape.head_width);
-            add(&mut x, &layer.attention_output.forward(self.isa, &attended, scratch));
+            add(&mut x, &layer.attention_output.forward(self.isa, &attended));
 
             let normed = Activations::new(self.norm(&x, &layer.feed_forward_norm), width);
-            let mut gate = layer.gate.forward(self.isa, &normed, scratch);
-            let up = layer.up.forward(self.isa, &normed, scratch);
+            let product = |linear: &Linear| linear.forward(self.isa, &normed);
+            let (mut gate, up) = rayon::join(|| product(&layer.gate), || product(&layer.up));
             silu_times(self.isa, &mut gate, &up);
             let hidden = Activations::new(gate, shape.feed_forward);
-            add(&mut x, &layer.down.forward(self.isa, &hidden, scratch));
+            add(&mut x, &layer.down.forward(self.isa, &hidden));
         }
 
         let mut wanted = Vec::new();
@@ -215,7 +217,7 @@ impl CpuModel {
         let start = values.len();
         values.resize(start + normed.rows() * self.vocab, 0.0);
         let output = self.output.as_ref().unwrap_or(&self.embedding);
-        matmul(self.isa, output, self.vocab, &normed, &mut values[start..], scratch);
+        matmul(self.isa, output, self.vocab, &normed, &mut values[start..]);
     }
 
     /// Appends keys and values to each part's cache and attends over it.

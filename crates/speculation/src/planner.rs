@@ -913,6 +913,26 @@ mod tests {
     }
 
     #[test]
+    fn a_hard_passage_is_not_held_against_the_way_that_was_tried_in_it() {
+        let (random, mut at, mut planner) = (Randomness::new(3), 0, Planner::default());
+        while planner.tokens < 1000 {
+            APART.go(&mut planner, &random, &mut at);
+        }
+        assert!(planner.measured(Way::Turns));
+        let ratio = |planner: &Planner| planner.expected(Way::Ahead) / planner.expected(Way::Turns);
+        let before = ratio(&planner) / UNTRIED;
+        let hard = World { alpha: 0.3, ..APART };
+        planner.way = Way::Ahead;
+        let until = planner.tokens + 150;
+        while planner.tokens < until {
+            hard.go(&mut planner, &random, &mut at);
+        }
+        // Both look slower now, the one as much as the other.
+        let after = ratio(&planner);
+        assert!((after / before - 1.0).abs() < 0.1, "{before} and {after}");
+    }
+
+    #[test]
     fn follows_a_link_that_gets_slow() {
         let near = World { draft: 8.0, link: 1.0, verify: fast, ..APART };
         let far = World { link: 200.0, ..near };

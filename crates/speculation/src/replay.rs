@@ -169,3 +169,100 @@ impl Branch {
         back - last
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Calibration, RoundTimes};
+
+    const DRAFT: f64 = 10.0;
+    const LINK: f64 = 30.0;
+
+    fn verify(rows: f64) -> f64 {
+        100.0 + 5.0 * rows
+    }
+
+    /// What a settled link knows of these machines.
+    fn costs() -> DraftLength {
+        let mut costs = DraftLength::new(16);
+        for gamma in [2, 4, 6, 3].repeat(40) {
+            let verify_ms = verify(f64::from(gamma));
+            let times = RoundTimes {
+                draft_ms: DRAFT * f64::from(gamma),
+                round_trip_ms: LINK + verify_ms,
+                verify_ms,
+            };
+            costs.record(gamma as usize, 1, 0, times);
+        }
+        costs
+    }
+
+    fn rules(costs: &DraftLength, gamma: usize) -> Rules<'_> {
+        let (stop, behind) = (DraftStop::fixed(gamma), DraftStop::fixed(gamma));
+        Rules { costs, stop, behind, right: 0.0, shared: false }
+    }
+
+    /// `hits` again and again.
+    fn past(hits: &[bool]) -> Past {
+        let mut past = Past::default();
+        for hit in hits.iter().cycle().take(KEPT + 300) {
+            past.record(0.9, *hit);
+        }
+        past
+    }
+
+    fn assert_near(found: Option<f64>, right: f64) {
+        let found = found.expect("enough is known");
+        assert!((found / right - 1.0).abs() < 0.01, "{found} for {right}");
+    }
+
+    #[test]
+    fn in_turns_a_round_gives_what_was_accepted_and_one_token() {
+        let costs = costs();
+        let round = 4.0 * DRAFT + LINK + verify(4.0);
+        let by = |hits: &[bool]| past(hits).in_turns(&rules(&costs, 4));
+        assert_near(by(&[true]), round / 5.0);
+        assert_near(by(&[false]), round);
+        // The draft after a rejection begins behind it.
+        assert_near(by(&[true, true, false]), round / 3.0);
+    }
+
+    #[test]
+    fn ahead_the_slower_side_gives_the_pace_and_a_rejection_costs_the_way() {
+        let costs = costs();
+        let by = |hits: &[bool], gamma| past(hits).ahead(&rules(&costs, gamma));
+        // A branch without an end.
+        assert_near(by(&[true], 4), verify(3.0) / 4.0);
+        // Never a second draft.
+        assert_near(by(&[false], 4), 4.0 * DRAFT + LINK + verify(3.0));
+        // Two drafts and a correction behind them.
+        let branch = 4.0 * DRAFT + LINK + 2.0 * verify(3.0);
+        assert_near(by(&[true, true, true, true, true, false], 4), branch / 6.0);
+        // Where both compute on one machine they wait for each other.
+        let shared = Rules { shared: true, ..rules(&costs, 4) };
+        assert_near(past(&[true]).ahead(&shared), (4.0 * DRAFT + verify(3.0)) / 4.0);
+    }
+
+    #[test]
+    fn an_alternative_costs_its_row_and_gives_what_it_is_worth() {
+        let costs = costs();
+        let stop = || DraftStop::fixed(1).with_alternatives(0.0);
+        let rules = Rules { stop: stop(), behind: stop(), right: 0.5, ..rules(&costs, 1) };
+        let round = DRAFT + LINK + verify(1.0) + 5.0;
+        assert_near(past(&[false]).in_turns(&rules), round / 1.5);
+    }
+
+    #[test]
+    fn says_nothing_of_a_few_tokens() {
+        let (mut past, costs) = (Past::default(), costs());
+        for _ in 1..ENOUGH {
+            past.record(0.5, true);
+        }
+        assert_eq!(past.in_turns(&rules(&costs, 4)), None);
+        assert_eq!(past.ahead(&rules(&costs, 4)), None);
+        past.record(0.5, true);
+        assert!(past.in_turns(&rules(&costs, 4)).is_some());
+        let unlikely = DraftStop::unlikely(0.9, 16, Calibration::default());
+        assert!(past.ahead(&Rules { stop: unlikely, ..rules(&costs, 4) }).is_some());
+    }
+}

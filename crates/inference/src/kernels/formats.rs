@@ -105,6 +105,14 @@ impl Format32 for Q8_0 {
     const MINIMUM: Minimum = Minimum::Zero;
 }
 
+/// The expression for `$e` = 0 to 7, each time a constant: of a loop the compiler may keep the counter,
+/// and with it a jump for each register of weights that is unpacked.
+macro_rules! eighths {
+    ($e:ident => $body:expr) => { eighths!(@ $e => $body; 0 1 2 3 4 5 6 7) };
+    (@ $e:ident => $body:expr; $($n:literal)*) => { $({ const $e: usize = $n; $body })* };
+}
+pub(super) use eighths;
+
 /// `M` rows of `blocks` values from row `first` on. A plain function: a closure that is compiled for a
 /// kernel's instructions would not be inlined into `from_fn`.
 #[inline]

@@ -130,16 +130,7 @@ const PANEL: usize = 1_048_576;
 
 /// `out[m][n] = Σ_k x[m][k] · w[n][k]` for the first `n` rows of `w`; `out` has `x.rows() · n` values.
 /// `w` is in the order for `isa`.
-///
-/// `scratch` is reused between calls.
-pub(crate) fn matmul(
-    isa: Isa,
-    w: &Matrix,
-    n: usize,
-    x: &Activations,
-    out: &mut [f32],
-    scratch: &mut Vec<f32>,
-) {
+pub(crate) fn matmul(isa: Isa, w: &Matrix, n: usize, x: &Activations, out: &mut [f32]) {
     let m = x.rows();
     assert!(n <= w.rows() && w.cols() == x.cols() && out.len() == m * n);
     // Each task computes all rows of some columns, and the kernels give a few columns of a row at a
@@ -151,7 +142,7 @@ pub(crate) fn matmul(
         return;
     }
     let panel = (PANEL / m).next_multiple_of(groups * columns);
-    scratch.resize(m * panel.min(n.next_multiple_of(columns)), 0.0);
+    let mut scratch = vec![0.0; m * panel.min(n.next_multiple_of(columns))];
     for start in (0..n).step_by(panel) {
         let end = n.min(start + panel);
         let parts = &mut scratch[..m * (end - start).next_multiple_of(columns)];
@@ -251,7 +242,7 @@ mod tests {
             for isa in isas() {
                 let matrix = Matrix::quantise(*kind, n, k, &w).unwrap().ordered_for(isa);
                 let mut out = vec![0.0; m * n];
-                matmul(isa, &matrix, n, &activations, &mut out, &mut Vec::new());
+                matmul(isa, &matrix, n, &activations, &mut out);
                 let mut row = vec![0.0; k];
                 for j in 0..n {
                     plain.dequantise_row(j, &mut row);
@@ -284,7 +275,7 @@ mod tests {
             let mut found = isas().into_iter().map(|isa| {
                 let matrix = Matrix::quantise(*kind, n, k, &w).unwrap().ordered_for(isa);
                 let mut out = vec![0.0; m * n];
-                matmul(isa, &matrix, n, &activations, &mut out, &mut Vec::new());
+                matmul(isa, &matrix, n, &activations, &mut out);
                 (isa, out)
             });
             let (_, plain) = found.next().unwrap();
@@ -319,11 +310,11 @@ mod tests {
         let matrix = Matrix::quantise(kind, n, k, &w).unwrap().ordered_for(isa);
         let mut whole = vec![0.0; m * n];
         let all = Activations::new(x.clone(), k);
-        matmul(isa, &matrix, n, &all, &mut whole, &mut Vec::new());
+        matmul(isa, &matrix, n, &all, &mut whole);
         for i in 0..m {
             let one = Activations::new(x[i * k..(i + 1) * k].to_vec(), k);
             let mut alone = vec![0.0; n];
-            matmul(isa, &matrix, n, &one, &mut alone, &mut Vec::new());
+            matmul(isa, &matrix, n, &one, &mut alone);
             assert_eq!(alone, whole[i * n..(i + 1) * n], "{kind:?} {isa:?} row {i}");
         }
     }
