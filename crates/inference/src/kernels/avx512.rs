@@ -151,9 +151,9 @@ fn share256<F: Format256, const M: usize, const E: usize, const S: usize>(
     }
 }
 
-/// Whether asking for weights beforehand helps: Intel's own prefetch stops at the end of a page, and a
-/// step with one row of activations waits for memory only. AMD's does better alone (measured on Sapphire
-/// Rapids and Genoa: a fifth to the one's gain, a fifth to the other's loss).
+/// Whether to ask for weights beforehand. Intel's own prefetch stops at the end of a page, and a step
+/// with one row of activations waits for memory only, so it pays there; AMD's (Genoa) does better alone,
+/// by a tenth of a step with one row and a fifth with five.
 static PREFETCH: LazyLock<bool> = LazyLock::new(|| {
     let vendor = __cpuid(0);
     (vendor.ebx, vendor.edx, vendor.ecx) == (0x756e_6547, 0x4965_6e69, 0x6c65_746e)
