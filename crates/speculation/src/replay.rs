@@ -11,7 +11,7 @@ use std::collections::VecDeque;
 /// Tested tokens that are kept.
 const KEPT: usize = 1024;
 /// Fewer say too little.
-const ENOUGH: usize = 96;
+const ENOUGH: usize = 64;
 /// Drafts on their way at most: what the edge keeps for each.
 pub const MAX_IN_FLIGHT: usize = 4;
 
