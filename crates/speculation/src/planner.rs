@@ -501,7 +501,8 @@ impl Planner {
         if let Some(ms) = wall_ms.filter(|ms| ms.is_finite() && drafted > 0) {
             let (sum, weight, _) = self.colocated.unwrap_or_default();
             // One that the system interrupted must not decide.
-            let draft = (ms - verify).clamp(0.0, 4.0 * verify);
+            let known = if weight > 0.0 { sum / weight * drafted as f64 } else { 0.0 };
+            let draft = (ms - verify).clamp(0.0, 8.0 * (verify + known));
             let sum = sum * TOOK_MEMORY + draft;
             self.colocated = Some((sum, weight * TOOK_MEMORY + drafted as f64, self.tokens));
         }
