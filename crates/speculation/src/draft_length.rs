@@ -207,13 +207,6 @@ impl DraftLength {
         g * self.draft_ms + self.link_ms + self.verify.at(g)
     }
 
-    /// The same for a round behind another one that is still on its way.
-    #[must_use]
-    pub fn round_behind(&self, gamma: usize) -> f64 {
-        let g = gamma as f64;
-        (g * self.draft_ms).max(self.verify.at(g - 1.0))
-    }
-
     /// The edge's own part of a round of `gamma` drafts.
     #[must_use]
     pub(crate) fn round_verify(&self, gamma: usize) -> f64 {

@@ -338,8 +338,11 @@ impl Planner {
     /// The rule, beside the time, for a draft behind one that is on its way.
     #[must_use]
     pub fn stop_behind(&self) -> DraftStop {
+        self.any_length().with_alternatives(self.needed(Way::Ahead))
+    }
+
+    fn any_length(&self) -> DraftStop {
         DraftStop::unlikely(0.0, self.max, self.calibration.clone())
-            .with_alternatives(self.needed(Way::Ahead))
     }
 
     /// How long after one draft the next one behind it should leave, in milliseconds: when the edge
@@ -428,22 +431,16 @@ impl Planner {
     fn replay(&mut self) {
         let now = self.length();
         let by = |way: Way| {
-            let costs = match way {
-                Way::Colocated => self.edge_alone(now),
-                Way::Ahead if self.fresh(&self.ahead) => self.ahead.length.with_present(now),
-                _ if self.fresh(&self.turns) => self.turns.length.with_present(now),
-                _ => now.clone(),
-            };
+            let costs = self.present_costs(way, now);
             let (trials, right) = self.alternatives;
             let ms = if way == Way::Ahead { costs.best_ahead().1 } else { costs.best_in_turns().1 };
             let needed = self.needed_by(&costs, ms);
             let rules = Rules {
                 stop: self.stop_by(&costs, way).with_alternatives(needed),
-                behind: DraftStop::unlikely(0.0, self.max, self.calibration.clone())
-                    .with_alternatives(needed),
+                behind: self.any_length().with_alternatives(needed),
                 costs: &costs,
                 right: right / trials,
-                shared: self.shares_machine && !self.fresh(&self.ahead),
+                shared: self.thought_shared(),
             };
             if way == Way::Ahead { self.past.ahead(&rules) } else { self.past.in_turns(&rules) }
         };
@@ -520,32 +517,46 @@ impl Planner {
             },
             Way::Colocated => {
                 let by_past = self.replayed.map(|([.., edge], _)| edge);
-                by_past.unwrap_or_else(|| self.edge_alone(now).best_in_turns().1)
+                by_past.unwrap_or_else(|| self.present_costs(way, now).best_in_turns().1)
             }
             Way::Turns => {
-                let (costs, factor) = match self.fresh(&self.turns) {
-                    true => (self.turns.length.with_present(now), self.turns.factor()),
-                    false => (now.clone(), other(&self.ahead)),
-                };
+                let fresh = self.fresh(&self.turns);
+                let factor = if fresh { self.turns.factor() } else { other(&self.ahead) };
                 let by_past = self.replayed.map(|([turns, ..], _)| turns);
-                by_past.unwrap_or_else(|| costs.best_in_turns().1) * factor
+                by_past.unwrap_or_else(|| self.present_costs(way, now).best_in_turns().1) * factor
             }
             Way::Ahead => {
-                let (costs, factor) = match self.fresh(&self.ahead) {
-                    true => (self.ahead.length.with_present(now), self.ahead.factor()),
-                    false => {
-                        let untried = if self.shares_machine { 1.0 } else { UNTRIED };
-                        (self.turns.length.with_present(now), other(&self.turns) * untried)
-                    }
+                let factor = if self.fresh(&self.ahead) {
+                    self.ahead.factor()
+                } else {
+                    let untried = if self.shares_machine { 1.0 } else { UNTRIED };
+                    other(&self.turns) * untried
                 };
-                let closed = || match self.shares_machine && !self.fresh(&self.ahead) {
-                    true => costs.best_ahead_shared().1,
-                    false => costs.best_ahead().1,
+                let closed = || {
+                    let costs = self.present_costs(way, now);
+                    let shared = self.thought_shared();
+                    if shared { costs.best_ahead_shared().1 } else { costs.best_ahead().1 }
                 };
                 let by_past = self.replayed.map(|([_, ahead, _], _)| ahead);
                 by_past.unwrap_or_else(closed) * factor
             }
         }
+    }
+
+    /// What drafting and verifying take in a way of drafting, with what is known of the text and the
+    /// network now.
+    fn present_costs(&self, way: Way, now: &DraftLength) -> DraftLength {
+        match way {
+            Way::Colocated => self.edge_alone(now),
+            Way::Ahead if self.fresh(&self.ahead) => self.ahead.length.with_present(now),
+            Way::Turns if !self.fresh(&self.turns) => now.clone(),
+            _ => self.turns.length.with_present(now),
+        }
+    }
+
+    /// Whether drafting ahead is expected to slow the edge down, because that was not measured yet.
+    fn thought_shared(&self) -> bool {
+        self.shares_machine && !self.fresh(&self.ahead)
     }
 
     /// What drafting and verifying take on the edge alone.
