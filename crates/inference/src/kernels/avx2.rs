@@ -21,6 +21,7 @@ use super::formats::{
     Format32, Format256, Minimum, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0, Values32, Values256,
     at, of_rows,
 };
+use super::packed::{SCALES, fifth, high, low, nibbles};
 use super::quantise::{By32, By256};
 use super::{Activations, Kind};
 use std::arch::x86_64::*;
@@ -82,9 +83,9 @@ struct Header256 {
 /// Registers of a format whose products can be added in 16 bits.
 const fn run256<F: Format256>() -> usize {
     match F::VALUES {
-        Values256::Nibbles(_, None) => 8,
-        Values256::Nibbles(_, Some(_)) => 4,
-        Values256::SixBits { .. } => 2,
+        Values256::Nibbles { fifth: false } => 8,
+        Values256::Nibbles { fifth: true } => 4,
+        Values256::SixBits => 2,
     }
 }
 
@@ -163,7 +164,7 @@ fn prefetch(group: &[u8]) {
 #[inline]
 fn header<F: Format256>(b: &[u8]) -> Header256 {
     match F::VALUES {
-        Values256::Nibbles(..) => {
+        Values256::Nibbles { .. } => {
             // Six bits each, the last ones of the second four of them elsewhere.
             let (a, m, h) = (load(b, ROWS * 4), load(b, ROWS * 8), load(b, ROWS * 12));
             let six = _mm256_set1_epi32(0x3f3f_3f3f);
@@ -182,9 +183,9 @@ fn header<F: Format256>(b: &[u8]) -> Header256 {
                 offsets: [_mm256_and_si256(m, six), offset, none, none],
             }
         }
-        Values256::SixBits { scales, d, .. } => {
-            let four = |i: usize| load(b, ROWS * (scales + 4 * i));
-            let (scales, d) = ([four(0), four(1), four(2), four(3)], halves(b, ROWS * d));
+        Values256::SixBits => {
+            let four = |i: usize| load(b, ROWS * (SCALES + 4 * i));
+            let (scales, d) = ([four(0), four(1), four(2), four(3)], halves(b, 0));
             Header256 { d, c: _mm256_mul_ps(_mm256_set1_ps(-32.0), d), scales, offsets: scales }
         }
     }
@@ -195,21 +196,18 @@ fn header<F: Format256>(b: &[u8]) -> Header256 {
 #[inline]
 fn vector256<F: Format256>(b: &[u8], i: usize) -> __m256i {
     match F::VALUES {
-        Values256::Nibbles(at, fifth) => {
-            let low = nibble(load(b, ROWS * at + 32 * (i / 16 * 8 + i % 8)), i / 8 % 2);
-            match fifth {
-                None => low,
-                Some(fifth) => {
-                    let bits = load(b, ROWS * fifth + 32 * (i % 8));
-                    _mm256_or_si256(low, bit_as_sixteen(bits, i / 8))
-                }
+        Values256::Nibbles { fifth: more } => {
+            let low = nibble(load(b, ROWS * nibbles(more, i / 16, i % 8)), i / 8 % 2);
+            if !more {
+                return low;
             }
+            _mm256_or_si256(low, bit_as_sixteen(load(b, ROWS * fifth(i % 8)), i / 8))
         }
-        Values256::SixBits { high, .. } => {
+        Values256::SixBits => {
             // Of each 128 weights, the first 64 have the low nibbles, the last 64 the high ones.
             let (half, quarter) = (i / 32, i / 8 % 4);
-            let low = nibble(load(b, 32 * (half * 16 + quarter % 2 * 8 + i % 8)), quarter / 2);
-            let high = load(b, ROWS * high + 32 * (half * 8 + i % 8));
+            let low = nibble(load(b, ROWS * low(half, quarter % 2, i % 8)), quarter / 2);
+            let high = load(b, ROWS * high(half, i % 8));
             let high = match quarter {
                 0 => _mm256_slli_epi16::<4>(high),
                 1 => _mm256_slli_epi16::<2>(high),

@@ -16,6 +16,7 @@ use super::formats::{
     Format32, Format256, Minimum, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0, Values32, Values256,
     at, eighths, of_rows,
 };
+use super::packed::{SCALES, fifth, high, low, nibbles};
 use super::quantise::{By32, By256};
 use super::{Activations, Kind};
 use std::arch::x86_64::*;
@@ -198,7 +199,7 @@ fn byte_pair(bytes: __m512i, i: usize, signed: bool) -> __m512i {
 #[inline]
 fn header<F: Format256>(b: &[u8]) -> Header256 {
     match F::VALUES {
-        Values256::Nibbles(..) => {
+        Values256::Nibbles { .. } => {
             // Six bits each, the last ones of the second four of them elsewhere.
             let (a, m, h) = (load(b, ROWS * 4), load(b, ROWS * 8), load(b, ROWS * 12));
             let six = _mm512_set1_epi32(0x3f3f_3f3f);
@@ -217,9 +218,9 @@ fn header<F: Format256>(b: &[u8]) -> Header256 {
                 offsets: [_mm512_and_si512(m, six), offset, none, none],
             }
         }
-        Values256::SixBits { scales, d, .. } => {
-            let four = |i: usize| load(b, ROWS * (scales + 4 * i));
-            let (scales, d) = ([four(0), four(1), four(2), four(3)], halves(b, ROWS * d));
+        Values256::SixBits => {
+            let four = |i: usize| load(b, ROWS * (SCALES + 4 * i));
+            let (scales, d) = ([four(0), four(1), four(2), four(3)], halves(b, 0));
             Header256 { d, c: _mm512_mul_ps(_mm512_set1_ps(-32.0), d), scales, offsets: scales }
         }
     }
@@ -230,21 +231,18 @@ fn header<F: Format256>(b: &[u8]) -> Header256 {
 #[inline]
 fn vector256<F: Format256, const E: usize>(b: &[u8], i: usize) -> __m512i {
     match F::VALUES {
-        Values256::Nibbles(at, fifth) => {
-            let low = nibble(load(b, ROWS * at + 64 * (E / 2 * 8 + i)), E % 2);
-            match fifth {
-                None => low,
-                Some(fifth) => {
-                    let bits = load(b, ROWS * fifth + 64 * i);
-                    _mm512_or_si512(low, bit_as_sixteen(bits, E))
-                }
+        Values256::Nibbles { fifth: more } => {
+            let low = nibble(load(b, ROWS * nibbles(more, E / 2, i)), E % 2);
+            if !more {
+                return low;
             }
+            _mm512_or_si512(low, bit_as_sixteen(load(b, ROWS * fifth(i)), E))
         }
-        Values256::SixBits { high, .. } => {
+        Values256::SixBits => {
             // Of each 128 weights, the first 64 have the low nibbles, the last 64 the high ones.
             let (half, quarter) = (E / 4, E % 4);
-            let low = nibble(load(b, 64 * (half * 16 + quarter % 2 * 8 + i)), quarter / 2);
-            let high = load(b, ROWS * high + 64 * (half * 8 + i));
+            let low = nibble(load(b, ROWS * low(half, quarter % 2, i)), quarter / 2);
+            let high = load(b, ROWS * high(half, i));
             let high = match quarter {
                 0 => _mm512_slli_epi16::<4>(high),
                 1 => _mm512_slli_epi16::<2>(high),

@@ -2,14 +2,14 @@
 //! lie. Places are in bytes of one block; in a group every field is as many times larger, and begins as
 //! many times later, as the group has rows.
 
-/// Where the values u of a block of 256 are, and its scales and offsets.
+/// What the values u of a block of 256 are; [packed](super::packed) says where.
 pub(super) enum Values256 {
-    /// Nibbles from a place on, and the fifth bits. The scales are two 16-bit floats and twelve bytes at
-    /// the beginning: six bits for each 32 weights' scale, and six for their offset.
-    Nibbles(usize, Option<usize>),
-    /// Six bits, four of them from the beginning on, two from a place on; then a signed byte for each
-    /// sixteen weights' scale, and a 16-bit float. The values are 32 too large.
-    SixBits { high: usize, scales: usize, d: usize },
+    /// Nibbles, with fifth bits or without. The scales are two 16-bit floats and twelve bytes at the
+    /// beginning: six bits for each 32 weights' scale, and six for their offset.
+    Nibbles { fifth: bool },
+    /// Six bits; a 16-bit float at the beginning, then a signed byte for each sixteen weights' scale. The
+    /// values are 32 too large.
+    SixBits,
 }
 
 /// Blocks of 256 weights; weight = d · scale · u + c · offset.
@@ -18,29 +18,29 @@ pub(super) trait Format256 {
     const VALUES: Values256;
     /// Weights that share a scale.
     const SHARE: usize = match Self::VALUES {
-        Values256::Nibbles(..) => 32,
-        Values256::SixBits { .. } => 16,
+        Values256::Nibbles { .. } => 32,
+        Values256::SixBits => 16,
     };
     /// Whether scales have a sign.
-    const SIGNED: bool = matches!(Self::VALUES, Values256::SixBits { .. });
+    const SIGNED: bool = matches!(Self::VALUES, Values256::SixBits);
 }
 
 pub(super) struct Q4K;
 impl Format256 for Q4K {
     const BYTES: usize = 144;
-    const VALUES: Values256 = Values256::Nibbles(16, None);
+    const VALUES: Values256 = Values256::Nibbles { fifth: false };
 }
 
 pub(super) struct Q5K;
 impl Format256 for Q5K {
     const BYTES: usize = 176;
-    const VALUES: Values256 = Values256::Nibbles(48, Some(16));
+    const VALUES: Values256 = Values256::Nibbles { fifth: true };
 }
 
 pub(super) struct Q6K;
 impl Format256 for Q6K {
     const BYTES: usize = 210;
-    const VALUES: Values256 = Values256::SixBits { high: 128, scales: 192, d: 208 };
+    const VALUES: Values256 = Values256::SixBits;
 }
 
 /// Where the values u of a block of 32 are.

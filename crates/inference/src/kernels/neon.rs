@@ -19,6 +19,7 @@ use super::formats::{
     Format32, Format256, Minimum, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0, Values32, Values256,
     at, of_rows,
 };
+use super::packed::{SCALES, fifth, high, low, nibbles};
 use super::quantise::{By32, By256};
 use super::{Activations, Kind};
 use std::arch::aarch64::*;
@@ -158,7 +159,7 @@ fn rows256<F: Format256, const DOT: bool, const M: usize>(
 #[inline]
 fn header<F: Format256>(b: &[u8]) -> Header256 {
     match F::VALUES {
-        Values256::Nibbles(..) => {
+        Values256::Nibbles { .. } => {
             // Six bits each, the last ones of the second four of them elsewhere.
             let (a, m, h) = (load(b, ROWS * 4), load(b, ROWS * 8), load(b, ROWS * 12));
             let six = vdupq_n_u8(0x3f);
@@ -173,9 +174,9 @@ fn header<F: Format256>(b: &[u8]) -> Header256 {
                 offsets: [vandq_u8(m, six), offset, none, none],
             }
         }
-        Values256::SixBits { scales, d, .. } => {
-            let four = |i: usize| load(b, ROWS * (scales + 4 * i));
-            let (scales, d) = ([four(0), four(1), four(2), four(3)], halves(b, ROWS * d));
+        Values256::SixBits => {
+            let four = |i: usize| load(b, ROWS * (SCALES + 4 * i));
+            let (scales, d) = ([four(0), four(1), four(2), four(3)], halves(b, 0));
             Header256 { d, c: vmulq_n_f32(d, -32.0), scales, offsets: scales }
         }
     }
@@ -186,21 +187,18 @@ fn header<F: Format256>(b: &[u8]) -> Header256 {
 #[inline]
 fn vector256<F: Format256>(b: &[u8], i: usize) -> int8x16_t {
     let v = match F::VALUES {
-        Values256::Nibbles(at, fifth) => {
-            let low = nibble(load(b, ROWS * at + 16 * (i / 16 * 8 + i % 8)), i / 8 % 2);
-            match fifth {
-                None => low,
-                Some(fifth) => {
-                    let bits = load(b, ROWS * fifth + 16 * (i % 8));
-                    vorrq_u8(low, bit_as_sixteen(bits, i / 8))
-                }
+        Values256::Nibbles { fifth: more } => {
+            let low = nibble(load(b, ROWS * nibbles(more, i / 16, i % 8)), i / 8 % 2);
+            if !more {
+                return vreinterpretq_s8_u8(low);
             }
+            vorrq_u8(low, bit_as_sixteen(load(b, ROWS * fifth(i % 8)), i / 8))
         }
-        Values256::SixBits { high, .. } => {
+        Values256::SixBits => {
             // Of each 128 weights, the first 64 have the low nibbles, the last 64 the high ones.
             let (half, quarter) = (i / 32, i / 8 % 4);
-            let low = nibble(load(b, 16 * (half * 16 + quarter % 2 * 8 + i % 8)), quarter / 2);
-            let high = load(b, ROWS * high + 16 * (half * 8 + i % 8));
+            let low = nibble(load(b, ROWS * low(half, quarter % 2, i % 8)), quarter / 2);
+            let high = load(b, ROWS * high(half, i % 8));
             let high = shifted(high, 4 - 2 * quarter as isize);
             vorrq_u8(low, vandq_u8(high, vdupq_n_u8(0x30)))
         }
