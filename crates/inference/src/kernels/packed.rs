@@ -199,6 +199,27 @@ mod tests {
         back::<16>();
     }
 
+    /// In the order of the kernels: eighth after eighth, and what was read before is in a cache.
+    #[test]
+    fn a_block_is_read_from_its_beginning_to_its_end() {
+        let eighths = || (0..8).flat_map(|e| (0..8).map(move |i| (e, i)));
+        let four = eighths().map(|(e, i)| nibbles(false, e / 2, i));
+        let five = eighths().flat_map(|(e, i)| [nibbles(true, e / 2, i), fifth(i)]);
+        let six = eighths().flat_map(|(e, i)| [low(e / 4, e % 2, i), high(e / 4, i)]);
+        without_a_jump(Kind::Q4K, 16, four.collect());
+        without_a_jump(Kind::Q5K, 16, five.collect());
+        without_a_jump(Kind::Q6K, SCALES + 16, six.collect());
+    }
+
+    fn without_a_jump(kind: Kind, start: usize, places: Vec<usize>) {
+        let mut next = start;
+        for place in places {
+            assert!(place <= next, "{kind:?} jumps from {next} to {place}");
+            next = next.max(place + 4);
+        }
+        assert_eq!(next, kind.bytes());
+    }
+
     fn back<const ROWS: usize>() {
         for &kind in Kind::ALL {
             let (blocks, bytes) = (3, kind.bytes());
