@@ -19,11 +19,11 @@
 
 use super::formats::{
     Format32, Format256, Minimum, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0, Values32, Values256,
-    at, of_rows,
+    at, eighths, of_rows,
 };
 use super::packed::{SCALES, fifth, high, low, nibbles};
 use super::quantise::{By32, By256};
-use super::{Activations, Kind};
+use super::{Activations, Kind, PREFETCH};
 use std::arch::x86_64::*;
 
 /// Rows of weights in a group.
@@ -105,31 +105,23 @@ fn rows256<F: Format256, const M: usize>(
     let sums = if F::SHARE == 16 { &x.sums16 } else { &x.sums32 };
     let pairs = 128 / F::SHARE;
     let sums: [&[[i16; 2]]; M] = of_rows(sums.as_chunks().0, first, blocks * pairs);
+    let ahead = *PREFETCH;
     let mut sum = [_mm256_setzero_ps(); M];
     for (b, bytes) in weights.chunks_exact(ROWS * F::BYTES).enumerate() {
         // Its length is known to the compiler: loads at fixed places need no checks.
         let bytes = &bytes[..ROWS * F::BYTES];
-        prefetch(bytes);
+        if ahead {
+            prefetch(bytes);
+        }
         let h = header::<F>(bytes);
         let mut dot = [_mm256_setzero_si256(); M];
         let q: [&[[i8; 4]; 64]; M] = at(q, b);
-        for share in 0..256 / F::SHARE {
-            let scales = pair::<F>(h.scales[share / 4], share, share);
-            for run in 0..F::SHARE / (4 * run256::<F>()) {
-                let mut products = [_mm256_setzero_si256(); M];
-                for i in 0..run256::<F>() {
-                    let i = share * F::SHARE / 4 + run * run256::<F>() + i;
-                    let w = vector256::<F>(bytes, i);
-                    for m in 0..M {
-                        let product = _mm256_maddubs_epi16(w, everywhere(q[m][i]));
-                        products[m] = _mm256_add_epi16(products[m], product);
-                    }
-                }
-                for m in 0..M {
-                    dot[m] = _mm256_add_epi32(dot[m], _mm256_madd_epi16(products[m], scales));
-                }
+        eighths!(E => {
+            share256::<F, M, E, 0>(bytes, &h, q, &mut dot);
+            if F::SHARE == 16 {
+                share256::<F, M, E, 1>(bytes, &h, q, &mut dot);
             }
-        }
+        });
         let mut offset = [_mm256_setzero_si256(); M];
         for pair in 0..pairs {
             let offsets = self::pair::<F>(h.offsets[pair / 2], 2 * pair, 2 * pair + 1);
@@ -149,8 +141,34 @@ fn rows256<F: Format256, const M: usize>(
     }
 }
 
-/// Asks for the weights that come after `group`: the hardware's own prefetch stops at the end of a
-/// page, and a step with one row of activations waits for memory only.
+/// Adds the products of share `S` of eighth `E` of a block, times its scale.
+#[target_feature(enable = "avx2")]
+#[inline]
+fn share256<F: Format256, const M: usize, const E: usize, const S: usize>(
+    bytes: &[u8],
+    h: &Header256,
+    q: [&[[i8; 4]; 64]; M],
+    dot: &mut [__m256i; M],
+) {
+    let share = const { E * 32 / F::SHARE + S };
+    let scales = pair::<F>(h.scales[share / 4], share, share);
+    for run in 0..F::SHARE / (4 * run256::<F>()) {
+        let mut products = [_mm256_setzero_si256(); M];
+        for i in 0..run256::<F>() {
+            let i = S * F::SHARE / 4 + run * run256::<F>() + i;
+            let w = vector256::<F, E>(bytes, i);
+            for m in 0..M {
+                let product = _mm256_maddubs_epi16(w, everywhere(q[m][8 * E + i]));
+                products[m] = _mm256_add_epi16(products[m], product);
+            }
+        }
+        for m in 0..M {
+            dot[m] = _mm256_add_epi32(dot[m], _mm256_madd_epi16(products[m], scales));
+        }
+    }
+}
+
+/// Asks for the weights that come after `group`.
 #[target_feature(enable = "avx2")]
 #[inline]
 fn prefetch(group: &[u8]) {
@@ -191,23 +209,23 @@ fn header<F: Format256>(b: &[u8]) -> Header256 {
     }
 }
 
-/// The values u of weights `4i … 4i + 3`.
+/// The values u of weights `32E + 4i … 32E + 4i + 3`.
 #[target_feature(enable = "avx2")]
 #[inline]
-fn vector256<F: Format256>(b: &[u8], i: usize) -> __m256i {
+fn vector256<F: Format256, const E: usize>(b: &[u8], i: usize) -> __m256i {
     match F::VALUES {
         Values256::Nibbles { fifth: more } => {
-            let low = nibble(load(b, ROWS * nibbles(more, i / 16, i % 8)), i / 8 % 2);
+            let low = nibble(load(b, ROWS * nibbles(more, E / 2, i)), E % 2);
             if !more {
                 return low;
             }
-            _mm256_or_si256(low, bit_as_sixteen(load(b, ROWS * fifth(i % 8)), i / 8))
+            _mm256_or_si256(low, bit_as_sixteen(load(b, ROWS * fifth(i)), E))
         }
         Values256::SixBits => {
             // Of each 128 weights, the first 64 have the low nibbles, the last 64 the high ones.
-            let (half, quarter) = (i / 32, i / 8 % 4);
-            let low = nibble(load(b, ROWS * low(half, quarter % 2, i % 8)), quarter / 2);
-            let high = load(b, ROWS * high(half, i % 8));
+            let (half, quarter) = (E / 4, E % 4);
+            let low = nibble(load(b, ROWS * low(half, quarter % 2, i)), quarter / 2);
+            let high = load(b, ROWS * high(half, i));
             let high = match quarter {
                 0 => _mm256_slli_epi16::<4>(high),
                 1 => _mm256_slli_epi16::<2>(high),
@@ -309,31 +327,36 @@ fn rows32<F: Format32, const M: usize>(
     let scale: [&[f32]; M] = of_rows(&x.scale, first, blocks);
     let sums: [&[i32]; M] = of_rows(&x.sums, first, blocks);
     let ones = _mm256_set1_epi16(1);
+    let ahead = *PREFETCH;
     let mut sum = [_mm256_setzero_ps(); M];
     for (b, bytes) in weights.chunks_exact(ROWS * F::BYTES).enumerate() {
         // Its length is known to the compiler: loads at fixed places need no checks.
         let bytes = &bytes[..ROWS * F::BYTES];
-        prefetch(bytes);
+        if ahead {
+            prefetch(bytes);
+        }
         let mut dot = [_mm256_setzero_si256(); M];
         let q: [&[[i8; 4]; 8]; M] = at(q, b);
-        for run in 0..8 / run32::<F>() {
-            let mut products = [_mm256_setzero_si256(); M];
-            for i in run * run32::<F>()..(run + 1) * run32::<F>() {
-                let w = vector32::<F>(bytes, i);
-                let magnitude = if F::SIGNED { _mm256_abs_epi8(w) } else { w };
+        let mut products = [_mm256_setzero_si256(); M];
+        eighths!(E => {
+            let w = vector32::<F>(bytes, E);
+            let magnitude = if F::SIGNED { _mm256_abs_epi8(w) } else { w };
+            for m in 0..M {
+                let mut q = everywhere(q[m][E]);
+                if F::SIGNED {
+                    q = _mm256_sign_epi8(q, w);
+                }
+                let product = _mm256_maddubs_epi16(magnitude, q);
+                products[m] = _mm256_add_epi16(products[m], product);
+            }
+            if (E + 1).is_multiple_of(run32::<F>()) {
                 for m in 0..M {
-                    let mut q = everywhere(q[m][i]);
-                    if F::SIGNED {
-                        q = _mm256_sign_epi8(q, w);
-                    }
-                    let product = _mm256_maddubs_epi16(magnitude, q);
-                    products[m] = _mm256_add_epi16(products[m], product);
+                    let product = _mm256_madd_epi16(products[m], ones);
+                    (dot[m], products[m]) =
+                        (_mm256_add_epi32(dot[m], product), _mm256_setzero_si256());
                 }
             }
-            for m in 0..M {
-                dot[m] = _mm256_add_epi32(dot[m], _mm256_madd_epi16(products[m], ones));
-            }
-        }
+        });
         let d = halves(bytes, 0);
         let minimum = match F::MINIMUM {
             Minimum::Scales(n) => _mm256_mul_ps(_mm256_set1_ps(n), d),

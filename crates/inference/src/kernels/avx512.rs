@@ -18,9 +18,8 @@ use super::formats::{
 };
 use super::packed::{SCALES, fifth, high, low, nibbles};
 use super::quantise::{By32, By256};
-use super::{Activations, Kind};
+use super::{Activations, Kind, PREFETCH};
 use std::arch::x86_64::*;
-use std::sync::LazyLock;
 
 /// Rows of weights in a group.
 pub(super) const ROWS: usize = 16;
@@ -151,14 +150,6 @@ fn share256<F: Format256, const M: usize, const E: usize, const S: usize>(
         block[m] = _mm512_fmadd_ps(scale, _mm512_cvtepi32_ps(dot[m]), block[m]);
     }
 }
-
-/// Whether to ask for weights beforehand. Intel's own prefetch stops at the end of a page, and a step
-/// with one row of activations waits for memory only, so it pays there; AMD's (Genoa) does better alone,
-/// by a tenth of a step with one row and a fifth with five.
-static PREFETCH: LazyLock<bool> = LazyLock::new(|| {
-    let vendor = __cpuid(0);
-    (vendor.ebx, vendor.edx, vendor.ecx) == (0x756e_6547, 0x4965_6e69, 0x6c65_746e)
-});
 
 /// Asks for the weights that come after `group`.
 #[target_feature(enable = "avx512f")]

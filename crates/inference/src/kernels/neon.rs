@@ -17,7 +17,7 @@
 
 use super::formats::{
     Format32, Format256, Minimum, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0, Values32, Values256,
-    at, of_rows,
+    at, eighths, of_rows,
 };
 use super::packed::{SCALES, fifth, high, low, nibbles};
 use super::quantise::{By32, By256};
@@ -114,22 +114,12 @@ fn rows256<F: Format256, const DOT: bool, const M: usize>(
         let h = header::<F>(bytes);
         let q: [&[[i8; 16]; 16]; M] = at(q, b);
         let mut dot = [vdupq_n_s32(0); M];
-        for share in 0..256 / F::SHARE {
-            let mut part = [vdupq_n_s32(0); M];
-            for sixteen in share * F::SHARE / 16..(share + 1) * F::SHARE / 16 {
-                let mut w = [vdupq_n_s8(0); 4];
-                for i in 0..4 {
-                    w[i] = vector256::<F>(bytes, 4 * sixteen + i);
-                }
-                for m in 0..M {
-                    part[m] = dot_sixteen::<DOT>(part[m], w, &q[m][sixteen]);
-                }
+        eighths!(E => {
+            share256::<F, DOT, M, E, 0>(bytes, &h, q, &mut dot);
+            if F::SHARE == 16 {
+                share256::<F, DOT, M, E, 1>(bytes, &h, q, &mut dot);
             }
-            let scale = byte(h.scales[share / 4], share % 4, F::SIGNED);
-            for m in 0..M {
-                dot[m] = vmlaq_s32(dot[m], part[m], scale);
-            }
-        }
+        });
         let mut offset = [vdupq_n_s32(0); M];
         for eight in 0..eights {
             let mut offsets = [vdup_n_s16(0); 8];
@@ -151,6 +141,32 @@ fn rows256<F: Format256, const DOT: bool, const M: usize>(
     for m in 0..M {
         // SAFETY: a fixed array of four (2).
         unsafe { vst1q_f32(out[m].as_mut_ptr(), sum[m]) };
+    }
+}
+
+/// Adds the products of share `S` of eighth `E` of a block, times its scale.
+#[target_feature(enable = "neon")]
+#[inline]
+fn share256<F: Format256, const DOT: bool, const M: usize, const E: usize, const S: usize>(
+    bytes: &[u8],
+    h: &Header256,
+    q: [&[[i8; 16]; 16]; M],
+    dot: &mut [int32x4_t; M],
+) {
+    let share = const { E * 32 / F::SHARE + S };
+    let mut part = [vdupq_n_s32(0); M];
+    for sixteen in 0..F::SHARE / 16 {
+        let mut w = [vdupq_n_s8(0); 4];
+        for i in 0..4 {
+            w[i] = vector256::<F, E>(bytes, S * 4 + 4 * sixteen + i);
+        }
+        for m in 0..M {
+            part[m] = dot_sixteen::<DOT>(part[m], w, &q[m][2 * E + S + sixteen]);
+        }
+    }
+    let scale = byte(h.scales[share / 4], share % 4, F::SIGNED);
+    for m in 0..M {
+        dot[m] = vmlaq_s32(dot[m], part[m], scale);
     }
 }
 
@@ -182,23 +198,23 @@ fn header<F: Format256>(b: &[u8]) -> Header256 {
     }
 }
 
-/// The values u of weights `4i … 4i + 3`.
+/// The values u of weights `32E + 4i … 32E + 4i + 3`.
 #[target_feature(enable = "neon")]
 #[inline]
-fn vector256<F: Format256>(b: &[u8], i: usize) -> int8x16_t {
+fn vector256<F: Format256, const E: usize>(b: &[u8], i: usize) -> int8x16_t {
     let v = match F::VALUES {
         Values256::Nibbles { fifth: more } => {
-            let low = nibble(load(b, ROWS * nibbles(more, i / 16, i % 8)), i / 8 % 2);
+            let low = nibble(load(b, ROWS * nibbles(more, E / 2, i)), E % 2);
             if !more {
                 return vreinterpretq_s8_u8(low);
             }
-            vorrq_u8(low, bit_as_sixteen(load(b, ROWS * fifth(i % 8)), i / 8))
+            vorrq_u8(low, bit_as_sixteen(load(b, ROWS * fifth(i)), E))
         }
         Values256::SixBits => {
             // Of each 128 weights, the first 64 have the low nibbles, the last 64 the high ones.
-            let (half, quarter) = (i / 32, i / 8 % 4);
-            let low = nibble(load(b, ROWS * low(half, quarter % 2, i % 8)), quarter / 2);
-            let high = load(b, ROWS * high(half, i % 8));
+            let (half, quarter) = (E / 4, E % 4);
+            let low = nibble(load(b, ROWS * low(half, quarter % 2, i)), quarter / 2);
+            let high = load(b, ROWS * high(half, i));
             let high = shifted(high, 4 - 2 * quarter as isize);
             vorrq_u8(low, vandq_u8(high, vdupq_n_u8(0x30)))
         }
