@@ -64,9 +64,16 @@ async function launch() {
 /** Closes the window as a person does, and waits for the program's end. */
 async function quit() {
   const pid = execFileSync('pgrep', ['-n', 'tandem-app'], { encoding: 'utf8' }).trim();
+  // What was just paired may have taken the keyboard for a moment: keys go to who has it.
+  x('windowactivate', '--sync', frame);
   x('key', 'alt+F4');
   const gone = () => !readdirSync('/proc').includes(pid);
-  await page.until('the end of the app', async () => gone(), 10);
+  try {
+    await page.until('the end of the app', async () => gone(), 10);
+  } catch (error) {
+    const windows = x('search', '--onlyvisible', '--name', '.');
+    throw new Error(`${error.message}; active: ${x('getactivewindow')}, all: ${windows}`);
+  }
   await page.close();
 }
 
