@@ -23,7 +23,7 @@ use super::formats::{
 };
 use super::packed::{SCALES, fifth, high, low, nibbles};
 use super::quantise::{By32, By256};
-use super::{Activations, Kind, PREFETCH};
+use super::{Activations, Kind, PREFETCH, prefetch};
 use std::arch::x86_64::*;
 
 /// Rows of weights in a group.
@@ -111,7 +111,7 @@ fn rows256<F: Format256, const M: usize>(
         // Its length is known to the compiler: loads at fixed places need no checks.
         let bytes = &bytes[..ROWS * F::BYTES];
         if ahead {
-            prefetch(bytes);
+            prefetch::<2048>(bytes);
         }
         let h = header::<F>(bytes);
         let mut dot = [_mm256_setzero_si256(); M];
@@ -165,15 +165,6 @@ fn share256<F: Format256, const M: usize, const E: usize, const S: usize>(
         for m in 0..M {
             dot[m] = _mm256_add_epi32(dot[m], _mm256_madd_epi16(products[m], scales));
         }
-    }
-}
-
-/// Asks for the weights that come after `group`.
-#[target_feature(enable = "avx2")]
-#[inline]
-fn prefetch(group: &[u8]) {
-    for line in 0..group.len().div_ceil(64) {
-        _mm_prefetch::<_MM_HINT_T0>(group.as_ptr().wrapping_add(2048 + 64 * line).cast());
     }
 }
 
@@ -333,7 +324,7 @@ fn rows32<F: Format32, const M: usize>(
         // Its length is known to the compiler: loads at fixed places need no checks.
         let bytes = &bytes[..ROWS * F::BYTES];
         if ahead {
-            prefetch(bytes);
+            prefetch::<2048>(bytes);
         }
         let mut dot = [_mm256_setzero_si256(); M];
         let q: [&[[i8; 4]; 8]; M] = at(q, b);
@@ -352,8 +343,8 @@ fn rows32<F: Format32, const M: usize>(
             if (E + 1).is_multiple_of(run32::<F>()) {
                 for m in 0..M {
                     let product = _mm256_madd_epi16(products[m], ones);
-                    (dot[m], products[m]) =
-                        (_mm256_add_epi32(dot[m], product), _mm256_setzero_si256());
+                    dot[m] = _mm256_add_epi32(dot[m], product);
+                    products[m] = _mm256_setzero_si256();
                 }
             }
         });

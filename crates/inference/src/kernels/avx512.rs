@@ -18,7 +18,7 @@ use super::formats::{
 };
 use super::packed::{SCALES, fifth, high, low, nibbles};
 use super::quantise::{By32, By256};
-use super::{Activations, Kind, PREFETCH};
+use super::{Activations, Kind, PREFETCH, prefetch};
 use std::arch::x86_64::*;
 
 /// Rows of weights in a group.
@@ -97,7 +97,7 @@ fn rows256<F: Format256, const M: usize>(
         // Its length is known to the compiler: loads at fixed places need no checks.
         let bytes = &bytes[..ROWS * F::BYTES];
         if ahead {
-            prefetch(bytes);
+            prefetch::<4096>(bytes);
         }
         let h = header::<F>(bytes);
         let q: [&[[i8; 4]; 64]; M] = at(q, b);
@@ -148,15 +148,6 @@ fn share256<F: Format256, const M: usize, const E: usize, const S: usize>(
     let scale = _mm512_mul_ps(h.d, _mm512_cvtepi32_ps(scale));
     for m in 0..M {
         block[m] = _mm512_fmadd_ps(scale, _mm512_cvtepi32_ps(dot[m]), block[m]);
-    }
-}
-
-/// Asks for the weights that come after `group`.
-#[target_feature(enable = "avx512f")]
-#[inline]
-fn prefetch(group: &[u8]) {
-    for line in 0..group.len().div_ceil(64) {
-        _mm_prefetch::<_MM_HINT_T0>(group.as_ptr().wrapping_add(4096 + 64 * line).cast());
     }
 }
 
@@ -306,7 +297,7 @@ fn rows32<F: Format32, const M: usize>(
         // Its length is known to the compiler: loads at fixed places need no checks.
         let bytes = &bytes[..ROWS * F::BYTES];
         if ahead {
-            prefetch(bytes);
+            prefetch::<4096>(bytes);
         }
         let mut dot = [_mm512_setzero_si512(); M];
         if F::SIGNED {

@@ -126,6 +126,17 @@ static PREFETCH: std::sync::LazyLock<bool> = std::sync::LazyLock::new(|| {
     (vendor.ebx, vendor.edx, vendor.ecx) == (0x756e_6547, 0x4965_6e69, 0x6c65_746e)
 });
 
+/// Asks for as many weights as `group` has, `AHEAD` bytes further on.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+#[target_feature(enable = "sse")]
+fn prefetch<const AHEAD: usize>(group: &[u8]) {
+    use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+    for line in 0..group.len().div_ceil(64) {
+        _mm_prefetch::<_MM_HINT_T0>(group.as_ptr().wrapping_add(AHEAD + 64 * line).cast());
+    }
+}
+
 /// Most rows of activations that share one unpacking of the weights.
 const TILE: usize = 8;
 /// Weights of a task: little enough to balance and to stay in a second-level cache while tile after

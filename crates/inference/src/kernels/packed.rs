@@ -2,10 +2,11 @@
 //!
 //! A register's worth of rows, four, eight or sixteen, lie side by side: of eight, block `b` of rows
 //! `8i … 8i + 7` becomes one *group* of eight blocks, in which every field of the block's format is taken
-//! from the eight rows in turn, element by element, in the order in which the kernels read them. An element is a 16-bit float, or the four bytes that hold
-//! four neighbouring weights: so 32 bytes of a group are four neighbouring weights of each of eight
-//! rows, and a lane of a register is a row. Sums then stay in their lanes: nothing is added across a
-//! register, and scales and conversions serve all rows at once.
+//! from the eight rows in turn, element by element, in the order in which the kernels read them. An
+//! element is a 16-bit float, or the four bytes that hold four neighbouring weights: so 32 bytes of a
+//! group are four neighbouring weights of each of eight rows, and a lane of a register is a row. Sums then
+//! stay in their lanes: nothing is added across a register, and scales and conversions serve all rows at
+//! once.
 //!
 //! A group has the size of its blocks, so packing is in place and costs no memory.
 
@@ -64,12 +65,12 @@ pub(super) const SCALES: usize = 2;
 
 /// Where the low nibbles `i` of a half of a block of Q6_K are: of quarters 0 and 2, or (`odd`) 1 and 3.
 pub(super) const fn low(half: usize, odd: usize, i: usize) -> usize {
-    18 + 96 * half + 4 * if odd == 0 { 2 * i } else { 16 + i }
+    SCALES + 16 + 96 * half + 4 * if odd == 0 { 2 * i } else { 16 + i }
 }
 
 /// Where the high bits `i` of all quarters of a half of a block of Q6_K are.
 pub(super) const fn high(half: usize, i: usize) -> usize {
-    18 + 96 * half + 4 * (2 * i + 1)
+    SCALES + 16 + 96 * half + 4 * (2 * i + 1)
 }
 
 const Q5K: [Field; 20] = {
