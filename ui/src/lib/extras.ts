@@ -87,19 +87,24 @@ export function highlight(code: string, language: string): string | null {
   return null;
 }
 
-/** A formula as MathML, which needs no style of its own; null until it can be had. */
+/** A formula as MathML, which needs no style of its own; null until it can be had, and if it is none. */
 export function formula(source: string, display: boolean): string | null {
-  if (math)
-    return math.renderToString(source, {
-      output: 'mathml',
-      displayMode: display,
-      throwOnError: false,
-      // No addresses and no attributes of the text's choice; and a bound on what macros may do.
-      trust: false,
-      maxExpand: 200,
-      maxSize: 20,
-      strict: false,
-    });
+  if (math) {
+    try {
+      return math.renderToString(source, {
+        output: 'mathml',
+        displayMode: display,
+        // No addresses and no attributes of the text's choice; and a bound on what macros may do.
+        trust: false,
+        maxExpand: 200,
+        maxSize: 20,
+        strict: false,
+      });
+    } catch {
+      // As it was written says more than a message about it.
+      return null;
+    }
+  }
   load('math', async () => {
     math = (await import('katex')).default;
   });

@@ -9,6 +9,14 @@ import DOMPurify from 'dompurify';
 import { Marked, type Token, type TokenizerAndRendererExtension } from 'marked';
 import { chat } from '../i18n/chat';
 import { formula, highlight } from './extras';
+import {
+  blockFormula,
+  inlineFormula,
+  maskFormulas,
+  nextBlock,
+  nextFormula,
+  pendingFormula,
+} from './math';
 
 const PLAIN_TAG = /^<\/?(br|sub|sup|kbd|mark)\s*\/?>$/i;
 const ALLOWED_TAGS = (
@@ -28,30 +36,40 @@ function escape(text: string): string {
   return text.replace(/[&<>"']/g, (char) => `&#${char.charCodeAt(0)};`);
 }
 
-/** `$a$`, `\\(a\\)`, and as blocks `$$a$$`, `\\[a\\]`. Prices are none: `$5 and $6`. */
-const INLINE = /^(?:\$(?!\s)((?:[^$\\\n]|\\[^\n])+?)(?<![\s\\])\$(?!\d)|\\\((.+?)\\\))/s;
-const BLOCK = /^ {0,3}(?:\$\$(.+?)\$\$|\\\[(.+?)\\\])[ \t]*(?:\n|$)/s;
+const shown = (text: string, raw: string, display: boolean) =>
+  formula(text, display) ?? escape(raw.trim());
 
-const math = (level: 'inline' | 'block', rule: RegExp): TokenizerAndRendererExtension => ({
-  name: `${level}Math`,
-  level,
-  start: (text) => {
-    const at = text.search(level === 'inline' ? /\$|\\\(/ : /^ {0,3}(?:\$\$|\\\[)/m);
+const inlineMath: TokenizerAndRendererExtension = {
+  name: 'inlineMath',
+  level: 'inline',
+  start: (src) => {
+    const at = nextFormula(src);
     return at < 0 ? undefined : at;
   },
-  tokenizer(text) {
-    const match = rule.exec(text);
-    if (!match) return undefined;
-    return { type: `${level}Math`, raw: match[0], text: (match[1] ?? match[2] ?? '').trim() };
+  tokenizer(src, tokens) {
+    const found = inlineFormula(src, tokens.at(-1)?.raw ?? '');
+    return found ? { type: 'inlineMath', ...found } : undefined;
   },
-  renderer({ raw, text }) {
-    const html = formula(text, level === 'block') ?? escape(raw.trim());
-    return level === 'block' ? `<div class="math">${html}</div>\n` : html;
+  renderer: ({ raw, text }) => shown(text, raw, false),
+};
+
+const blockMath: TokenizerAndRendererExtension = {
+  name: 'blockMath',
+  level: 'block',
+  start: (src) => {
+    const at = nextBlock(src);
+    return at < 0 ? undefined : at;
   },
-});
+  tokenizer(src) {
+    const found = blockFormula(src);
+    return found ? { type: 'blockMath', ...found } : undefined;
+  },
+  renderer: ({ raw, text }) => `<div class="math">${shown(text, raw, true)}</div>\n`,
+};
 
 const marked = new Marked({
-  extensions: [math('inline', INLINE), math('block', BLOCK)],
+  extensions: [inlineMath, blockMath],
+  hooks: { emStrongMask: maskFormulas },
   gfm: true,
   renderer: {
     html: ({ text }) => (PLAIN_TAG.test(text.trim()) ? text : escape(text)),
@@ -108,9 +126,12 @@ export class StreamingMarkdown {
     this.#settledText = '';
   }
 
-  update(text: string): string[] {
+  /** `ended`: nothing more comes. */
+  update(text: string, ended = false): string[] {
     if (!text.startsWith(this.#settledText)) this.reset();
-    const tokens = marked.lexer(text.slice(this.#settledText.length));
+    const rest = text.slice(this.#settledText.length);
+    const pending = ended ? -1 : pendingFormula(rest);
+    const tokens = marked.lexer(pending < 0 ? rest : rest.slice(0, pending));
     // The last block is growing, and the one before may still join it: after "1. one", a "2" is a
     // paragraph until its dot arrives.
     const blocks = tokens.flatMap((token, index) => (token.type === 'space' ? [] : [index]));
@@ -118,6 +139,9 @@ export class StreamingMarkdown {
     const done = tokens.slice(0, open);
     this.#settled.push(...render(done));
     this.#settledText += done.map((token) => token.raw).join('');
-    return [...this.#settled, ...render(tokens.slice(open))];
+    const html = [...this.#settled, ...render(tokens.slice(open))];
+    // As it was written, until the formula is whole.
+    if (pending >= 0) html.push(`<p dir="auto">${escape(rest.slice(pending))}</p>`);
+    return html;
   }
 }
