@@ -147,8 +147,7 @@ pub(crate) async fn start(
         return Err(ApiError::new("busy", "an answer is still being written; stop it first"));
     }
     if app.changing().benchmark.is_some() {
-        let text = "a benchmark is running; wait for its end, or cancel it in Metrics";
-        return Err(ApiError::new("benchmark_running", text));
+        return Err(crate::metrics::running());
     }
     end_late(&app, conversation).await;
     let settings = app.settings();

@@ -16,6 +16,18 @@ pub(crate) fn app_status(app: Shared<'_>) -> Status {
     app.status()
 }
 
+/// Starts the app's own edge once more, after it has kept ending.
+#[tauri::command]
+pub(crate) async fn edge_restart(app: Shared<'_>) -> Answer<()> {
+    {
+        let mut now = app.changing();
+        now.edge_restarts = crate::edge::Restarts::default();
+        now.edge_problem = None;
+    }
+    app.wake().await;
+    Ok(())
+}
+
 #[tauri::command]
 pub(crate) async fn conversations_list(app: Shared<'_>) -> Answer<Vec<Conversation>> {
     Ok(app.store.conversations().await?)

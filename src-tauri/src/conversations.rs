@@ -25,7 +25,21 @@ const UNDO_MS: i64 = 10 * 60 * 1000;
 
 impl From<ImportError> for ApiError {
     fn from(e: ImportError) -> Self {
-        Self::new("import", e)
+        match e {
+            ImportError::Unreadable(why) => {
+                let text =
+                    "this file is no conversation that Tandem can read; nothing was imported";
+                Self::because("import_unreadable", text, why)
+            }
+            ImportError::Damaged(at, why) => {
+                let text =
+                    format!("conversation {at} in the file is damaged; nothing was imported");
+                Self::because("import_damaged", text, why)
+            }
+            ImportError::Foreign => Self::new("import_foreign", e),
+            ImportError::Store(e) => e.into(),
+            e => Self::new("import", e),
+        }
     }
 }
 

@@ -51,6 +51,7 @@ pub fn run() {
         })
         .invoke_handler(tauri::generate_handler![
             commands::app_status,
+            commands::edge_restart,
             commands::conversations_list,
             commands::conversation_create,
             commands::send_message,
@@ -99,6 +100,7 @@ pub fn run() {
             metrics::benchmarks_list,
             metrics::benchmark_delete,
             metrics::benchmark_start,
+            metrics::benchmark_state,
             metrics::benchmark_cancel,
         ])
         .build(tauri::generate_context!());

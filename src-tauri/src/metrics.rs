@@ -6,9 +6,9 @@ use serde::Serialize;
 use std::path::PathBuf;
 use std::sync::Arc;
 use tandem_device::store::{Choices, Filter, Format, Metrics, Split};
-use tandem_device::{Benchmark, Plan, Progress, RoundRecord, Way, benchmark};
+use tandem_device::{Benchmark, BenchmarkError, Plan, Progress, RoundRecord, Way, benchmark};
 use tauri::State;
-use tauri::ipc::{Channel, InvokeBody, Request};
+use tauri::ipc::{InvokeBody, Request};
 use tauri_plugin_dialog::DialogExt;
 use tokio_util::sync::CancellationToken;
 
@@ -30,6 +30,26 @@ impl LiveRound {
         let decision = record.decision.clone();
         Self { mode: record.mode, gamma: record.gamma, rtt_ms: record.rtt_ms, decision }
     }
+}
+
+/// A benchmark that runs.
+pub(crate) struct Measuring {
+    pub cancel: CancellationToken,
+    pub progress: Option<Progress>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct BenchmarkState {
+    running: bool,
+    progress: Option<Progress>,
+    /// Of the last one, if it failed.
+    problem: Option<ApiError>,
+}
+
+/// Why something has to wait.
+pub(crate) fn running() -> ApiError {
+    let text = "a benchmark is running; wait for its end, or cancel it";
+    ApiError::new("benchmark_running", text)
 }
 
 /// A benchmark as the window shows it.
@@ -135,17 +155,12 @@ pub(crate) async fn benchmark_delete(app: Shared<'_>, id: i64) -> Answer<()> {
 
 /// Measures, alone: no answer is written meanwhile.
 #[tauri::command]
-pub(crate) async fn benchmark_start(
-    app: Shared<'_>,
-    quick: bool,
-    on_event: Channel<Progress>,
-) -> Answer<BenchmarkResult> {
+pub(crate) async fn benchmark_start(app: Shared<'_>, quick: bool) -> Answer<BenchmarkResult> {
     let cancel = CancellationToken::new();
     let (drafter, link) = {
         let mut now = app.changing();
         if now.benchmark.is_some() {
-            let text = "a benchmark is running already";
-            return Err(ApiError::new("benchmark_running", text));
+            return Err(running());
         }
         if !now.running.is_empty() {
             let text = "an answer is being written; wait for its end, or stop it";
@@ -154,21 +169,48 @@ pub(crate) async fn benchmark_start(
         let Some(drafter) = now.drafter.clone() else {
             return Err(ApiError::new("drafter", "the model on this device is not ready yet"));
         };
-        now.benchmark = Some(cancel.clone());
+        now.benchmark = Some(Measuring { cancel: cancel.clone(), progress: None });
+        now.benchmark_problem = None;
         (drafter, now.link.clone())
     };
     let plan = if quick { Plan::QUICK } else { Plan::FULL };
-    let watch = |progress| drop(on_event.send(progress));
+    let watch = |progress| {
+        if let Some(measuring) = &mut app.changing().benchmark {
+            measuring.progress = Some(progress);
+        }
+    };
     let result = benchmark(&drafter, link.as_ref(), plan, &cancel, watch).await;
-    app.changing().benchmark = None;
-    let mut result = result.map_err(|e| ApiError::new("benchmark", e))?;
+    let kept = keep(&app, result).await;
+    let mut now = app.changing();
+    now.benchmark = None;
+    now.benchmark_problem = kept.as_ref().err().cloned();
+    kept.map(Into::into)
+}
+
+async fn keep(app: &App, result: Result<Benchmark, BenchmarkError>) -> Answer<Benchmark> {
+    let mut result = result.map_err(|e| match e {
+        BenchmarkError::Cancelled => ApiError::new("cancelled", e),
+        e => ApiError::new("benchmark", e),
+    })?;
     result.id = app.store.add_benchmark(&result).await?;
-    Ok(result.into())
+    Ok(result)
+}
+
+/// How far the benchmark is that runs now, whoever started it and whatever the window shows.
+#[tauri::command]
+pub(crate) fn benchmark_state(app: Shared<'_>) -> BenchmarkState {
+    let now = app.changing();
+    let progress = now.benchmark.as_ref().and_then(|b| b.progress.clone());
+    BenchmarkState {
+        running: now.benchmark.is_some(),
+        progress,
+        problem: now.benchmark_problem.clone(),
+    }
 }
 
 #[tauri::command]
 pub(crate) fn benchmark_cancel(app: Shared<'_>) {
-    if let Some(cancel) = &app.changing().benchmark {
-        cancel.cancel();
+    if let Some(measuring) = &app.changing().benchmark {
+        measuring.cancel.cancel();
     }
 }

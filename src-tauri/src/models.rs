@@ -56,6 +56,32 @@ impl Choice {
     }
 }
 
+impl From<StoreError> for ApiError {
+    fn from(e: StoreError) -> Self {
+        use std::io::ErrorKind::{QuotaExceeded, StorageFull};
+        match e {
+            StoreError::Network { name, reason } => Self::because(
+                "hub",
+                format!(
+                    "{name} cannot be downloaded: no source could be reached; check the connection \
+                     and try again, it goes on where it was"
+                ),
+                reason,
+            ),
+            StoreError::Io { ref source, .. }
+                if matches!(source.kind(), StorageFull | QuotaExceeded) =>
+            {
+                let text = "the disk is full; make room and try again, what was saved is safe";
+                Self::because("disk_full", text, e)
+            }
+            StoreError::Cancelled => Self::new("cancelled", e),
+            StoreError::Checksum { .. } => Self::new("checksum", e),
+            StoreError::InUse(_) => Self::new("in_use", e),
+            e => Self::new("model", e),
+        }
+    }
+}
+
 /// A model's file, if it can be used.
 pub(crate) fn ready(store: &Store, name: &str) -> Option<PathBuf> {
     match entry(name) {
@@ -439,8 +465,7 @@ async fn transfer(
             tauri::async_runtime::spawn(async move { app.wake().await });
             Ok(())
         }
-        Err(e @ StoreError::Cancelled) => Err(ApiError::new("cancelled", e)),
-        Err(e) => Err(ApiError::new("model", e)),
+        Err(e) => Err(e.into()),
     }
 }
 
@@ -459,7 +484,7 @@ pub(crate) async fn model_discard(app: Shared<'_>, name: String) -> Answer<()> {
         return Err(ApiError::new("downloading", "this model is being downloaded; pause it first"));
     }
     let known = in_catalogue(&name)?;
-    app.models.discard(known).map_err(|e| ApiError::new("model", e))
+    Ok(app.models.discard(known)?)
 }
 
 /// Deletes a model's file, unless it is used.
@@ -470,8 +495,5 @@ pub(crate) async fn model_delete(app: Shared<'_>, name: String) -> Answer<()> {
         let text = format!("{name} is the model in use; choose another pair first");
         return Err(ApiError::new("in_use", text));
     }
-    app.models.delete(&name).map_err(|e| match e {
-        StoreError::InUse(_) => ApiError::new("in_use", e),
-        e => ApiError::new("model", e),
-    })
+    Ok(app.models.delete(&name)?)
 }

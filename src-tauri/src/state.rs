@@ -2,20 +2,21 @@
 
 use crate::api::{DrafterStatus, EdgeStatus, Settings, Status};
 use crate::boxes::Active;
-use crate::edge::Bundled;
+use crate::edge::{Bundled, Restarts};
+use crate::metrics::Measuring;
 use crate::models::Choice;
 use serde::Serialize;
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 use tandem_device::store::{Store, StoreError};
 use tandem_device::{Boxes, Drafter, EdgeAddress, Link, LinkState, Refusal};
 use tandem_inference::store::Store as ModelStore;
 use tauri::{AppHandle, Emitter, Manager};
 use tauri_plugin_tandem_mobile::Notice;
 use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
 
 /// Tokens of a conversation at most.
 pub(crate) const CONTEXT: usize = 8192;
@@ -24,12 +25,28 @@ pub(crate) const CONTEXT: usize = 8192;
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct ApiError {
     pub code: &'static str,
+    /// What happened and what to do next, for people.
     pub message: String,
+    /// What a library or the system said, for experts. The window folds it in.
+    pub detail: Option<String>,
 }
 
 impl ApiError {
+    /// The first line is for people. What follows, such as a backtrace, is not.
     pub(crate) fn new(code: &'static str, message: impl ToString) -> Self {
-        Self { code, message: message.to_string() }
+        let text = message.to_string();
+        let (message, more) = text.trim().split_once('\n').unwrap_or((text.trim(), ""));
+        let detail = Some(more.trim_end().to_owned()).filter(|d| !d.trim().is_empty());
+        Self { code, message: message.trim_end().to_owned(), detail }
+    }
+
+    /// A sentence of ours about an error whose own words are not for people.
+    pub(crate) fn because(
+        code: &'static str,
+        message: impl ToString,
+        cause: impl ToString,
+    ) -> Self {
+        Self { detail: Some(cause.to_string()), ..Self::new(code, message) }
     }
 }
 
@@ -60,13 +77,19 @@ pub(crate) struct Changing {
     /// Runs while it is in use, or an answer still comes from it.
     pub bundled: Option<Arc<Bundled>>,
     pub edge_starting: bool,
+    /// It ended, and is started again in a moment.
+    pub edge_waiting: bool,
+    pub edge_restarts: Restarts,
+    /// The port of one that ended.
+    pub edge_port: Option<u16>,
     pub edge_problem: Option<String>,
     pub running: HashMap<i64, Arc<crate::chat::Running>>,
     pub downloads: HashMap<String, Arc<AtomicBool>>,
     /// Answers whose end is not in the store yet, by their message.
     pub unended: HashMap<i64, crate::chat::Ending>,
-    /// Stops the running benchmark.
-    pub benchmark: Option<CancellationToken>,
+    /// The benchmark that runs, and what was wrong with the last one.
+    pub benchmark: Option<Measuring>,
+    pub benchmark_problem: Option<ApiError>,
 }
 
 pub(crate) struct App {
@@ -119,7 +142,10 @@ impl App {
     pub(crate) async fn choose(&self, choice: Choice) -> Result<(), ApiError> {
         {
             let mut now = self.changing();
-            if !now.running.is_empty() || now.benchmark.is_some() {
+            if now.benchmark.is_some() {
+                return Err(crate::metrics::running());
+            }
+            if !now.running.is_empty() {
                 let text = "an answer is still being written; stop it or wait for its end";
                 return Err(ApiError::new("busy", text));
             }
@@ -147,9 +173,18 @@ impl App {
         let now = self.changing();
         let (mut model, mut detail, mut url) = (None, now.edge_problem.clone(), None);
         let mut problem_kind = None;
+        let starting = now.active.bundled && (now.edge_starting || now.edge_waiting);
+        let connected =
+            |link: &Link| matches!(&*link.state().borrow(), LinkState::Connected { .. });
         let state = match &now.link {
-            None if now.edge_starting && now.active.bundled => "starting",
-            None => "off",
+            // Also while the link still looks for the one before.
+            None if starting => "starting",
+            Some(link) if starting && !connected(link) => "starting",
+            None => {
+                let ended = now.active.bundled && !cfg!(mobile) && now.edge_problem.is_some();
+                problem_kind = ended.then_some("ended");
+                "off"
+            }
             Some(link) => {
                 url = Some(link.address().to_string());
                 match &*link.state().borrow() {
@@ -257,33 +292,101 @@ impl App {
         }
         let choice = self.choice();
         let Some(path) = crate::models::ready(&self.models, &choice.verifier) else { return };
-        {
+        let port = {
             let mut now = self.changing();
             if now.edge_starting || now.bundled.is_some() {
                 return;
             }
             now.edge_starting = true;
-        }
+            now.edge_waiting = false;
+            now.edge_port.take()
+        };
         self.tell_status();
-        let started = crate::edge::start(&path.to_string_lossy()).await;
-        let address = started
-            .as_ref()
-            .map_err(Clone::clone)
-            .and_then(|b| b.url.parse().map_err(|e: tandem_device::AddressError| e.to_string()));
+        let started = crate::edge::start(&path.to_string_lossy(), port).await;
         let wanted = {
             let mut now = self.changing();
             now.edge_starting = false;
             // Another box or other models may have been chosen meanwhile.
-            let wanted = now.active.bundled && now.choice == choice;
-            if wanted {
-                now.bundled = started.ok().map(Arc::new);
-            }
-            wanted
+            now.active.bundled && now.choice == choice
         };
-        if wanted {
-            self.connect(&active, address, &drafter);
+        match started {
+            _ if !wanted => {}
+            Ok(edge) => self.edge_ready(edge, &active, &drafter),
+            // Another program may have taken the port.
+            Err(e) if e.killed || port.is_some() => self.start_edge_later(Duration::ZERO, &e.why),
+            Err(e) => {
+                tracing::error!("{}", e.why);
+                self.changing().edge_problem = Some(e.why);
+            }
         }
         self.tell_status();
+    }
+
+    /// Takes an edge that has started, and follows it to its end.
+    fn edge_ready(&self, edge: Arc<Bundled>, active: &Active, drafter: &Drafter) {
+        let address = edge.address();
+        let same = {
+            let mut now = self.changing();
+            now.bundled = Some(Arc::clone(&edge));
+            now.edge_problem = None;
+            let same = now.link.clone().filter(|link| address.as_ref() == Ok(link.address()));
+            if same.is_none() {
+                now.link = None;
+            }
+            same
+        };
+        match same {
+            // Answers that were being written go on with it.
+            Some(link) => link.reconnect(),
+            None => self.connect(active, address, drafter),
+        }
+        let (handle, end) = (self.handle.clone(), edge.end());
+        let edge = Arc::downgrade(&edge);
+        tauri::async_runtime::spawn(async move {
+            let Some(why) = end.await else { return };
+            let app = handle.state::<Arc<Self>>();
+            let ran = {
+                let mut now = app.changing();
+                let current = now.bundled.as_ref().filter(|b| edge.as_ptr() == Arc::as_ptr(b));
+                // Another one has its place.
+                let Some(ended) = current.cloned() else { return };
+                now.bundled = None;
+                now.edge_port = ended.port();
+                ended.age()
+            };
+            app.start_edge_later(ran, &why);
+        });
+    }
+
+    /// Starts the app's own edge again in a while, or says that it keeps ending.
+    fn start_edge_later(&self, ran: Duration, why: &str) {
+        let wait = {
+            let mut now = self.changing();
+            let wait = now.edge_restarts.next(ran);
+            now.edge_waiting = wait.is_some();
+            now.edge_problem = Some(match wait {
+                Some(_) => format!("the edge of this device ended ({why}) and is started again"),
+                None => format!("the edge of this device keeps ending: {why}"),
+            });
+            if wait.is_none() {
+                now.link = None;
+            }
+            wait
+        };
+        self.tell_status();
+        let Some(wait) = wait else {
+            tracing::error!(
+                "the edge of this device keeps ending, and is not started again: {why}"
+            );
+            return;
+        };
+        tracing::warn!("the edge of this device is started again in {wait:?}");
+        let handle = self.handle.clone();
+        tauri::async_runtime::spawn(async move {
+            tokio::time::sleep(wait).await;
+            // Whether it is still to be started is looked at there.
+            handle.state::<Arc<Self>>().wake().await;
+        });
     }
 
     async fn wake_paired(&self, active: &Active, drafter: &Drafter) {

@@ -3,9 +3,13 @@ import App from './App.svelte';
 import StartupError from './components/StartupError.svelte';
 import { startup } from './lib/api/conversations';
 import './app.css';
+import { leaveKeysToInputMethods } from './lib/keys';
+import { leaveMenuToFields } from './lib/menu';
 import { followKeyboard } from './lib/viewport';
 
 followKeyboard();
+leaveKeysToInputMethods();
+leaveMenuToFields();
 const target = document.getElementById('app')!;
 
 function open(problem: string | null) {

@@ -1,5 +1,6 @@
 /** Boxes: the list, adding one, and what can go wrong. */
 import { texts } from './core.svelte';
+import { said, type Said } from './errors';
 
 export const boxes = texts({
   en: {
@@ -158,6 +159,8 @@ export const boxes = texts({
 });
 
 /** What went wrong, in the language of the window where there are words for it. */
-export function boxProblem(code: string, message: string): string {
-  return code in boxes.error ? boxes.error[code as keyof typeof boxes.error] : message;
+export function boxProblem(code: string, text: string, detail: string | null = null): Said {
+  const own = said(text, detail);
+  if (!(code in boxes.error)) return own;
+  return { message: boxes.error[code as keyof typeof boxes.error], detail: own.detail };
 }

@@ -107,6 +107,13 @@ export const chat = texts({
     goOnElsewhere: 'New conversation, same options',
     tooLong: (n: string, of: string) =>
       `This text would have ${n} characters, more than the models can read (at most ${of}). It was not put in; what you wrote is unchanged.`,
+    alone:
+      'This message alone is longer than the models can read. Shorten it, or send it in parts.',
+    benchRuns: (step: string) =>
+      `A benchmark is running${step}. No answer can be written meanwhile.`,
+    benchStep: (n: number, of: number) => ` (${n} of ${of})`,
+    benchCancel: 'Cancel the benchmark',
+    benchCancelSend: 'Cancel it and send',
     cannotStart: 'Tandem cannot start',
     nothingLost: 'Nothing was changed or lost.',
   },
@@ -218,6 +225,12 @@ export const chat = texts({
     goOnElsewhere: 'Neue Unterhaltung, gleiche Optionen',
     tooLong: (n, of) =>
       `Dieser Text hätte ${n} Zeichen, mehr als die Modelle lesen können (höchstens ${of}). Er wurde nicht eingefügt; was Sie geschrieben haben, ist unverändert.`,
+    alone:
+      'Schon diese Nachricht ist länger, als die Modelle lesen können. Kürzen Sie sie, oder senden Sie sie in Teilen.',
+    benchRuns: (step) => `Ein Benchmark läuft${step}. Solange wird keine Antwort geschrieben.`,
+    benchStep: (n, of) => ` (${n} von ${of})`,
+    benchCancel: 'Benchmark abbrechen',
+    benchCancelSend: 'Abbrechen und senden',
     cannotStart: 'Tandem kann nicht starten',
     nothingLost: 'Es wurde nichts verändert, und nichts ging verloren.',
   },
@@ -328,6 +341,13 @@ export const chat = texts({
     goOnElsewhere: 'Nouvelle conversation, mêmes options',
     tooLong: (n, of) =>
       `Ce texte aurait ${n} caractères, plus que ce que les modèles peuvent lire (au plus ${of}). Il n’a pas été inséré ; votre texte est inchangé.`,
+    alone:
+      'Ce message à lui seul dépasse ce que les modèles peuvent lire. Raccourcissez-le, ou envoyez-le en plusieurs fois.',
+    benchRuns: (step) =>
+      `Un test de vitesse est en cours${step}. Aucune réponse ne s’écrit pendant ce temps.`,
+    benchStep: (n, of) => ` (${n} sur ${of})`,
+    benchCancel: 'Annuler le test',
+    benchCancelSend: 'L’annuler et envoyer',
     cannotStart: 'Tandem ne peut pas démarrer',
     nothingLost: 'Rien n’a été modifié ni perdu.',
   },

@@ -99,11 +99,15 @@ export function percent(share: number, digits = 0): string {
   return `${fixed(100 * share, digits)} %`;
 }
 
-/** `time` is in milliseconds since the epoch. */
+/** Whether a time, in milliseconds since the epoch, is one that a calendar has. */
+export const isTime = (time: number) => Math.abs(time) <= 8.64e15;
+
+/** `time` is in milliseconds since the epoch; what no calendar has is a dash. */
 export function date(
   time: number,
   options: Intl.DateTimeFormatOptions = { dateStyle: 'medium', timeStyle: 'short' },
 ): string {
+  if (!isTime(time)) return '–';
   return cached('date', options, (l) => new Intl.DateTimeFormat(l, options)).format(time);
 }
 

@@ -31,6 +31,8 @@ export const status = texts({
     noModel: 'No model known yet',
     bundled: 'bundled with this app',
     remote: 'another machine',
+    startAgain: 'Start again',
+    ended: 'The edge of this device keeps ending.',
     mode: (mode: string) => `Mode: ${mode}`,
   },
   de: {
@@ -62,6 +64,8 @@ export const status = texts({
     noModel: 'Noch kein Modell bekannt',
     bundled: 'in dieser App enthalten',
     remote: 'ein anderer Rechner',
+    startAgain: 'Noch einmal starten',
+    ended: 'Die Edge dieses Geräts endet immer wieder.',
     mode: (mode) => `Modus: ${mode}`,
   },
   fr: {
@@ -93,6 +97,8 @@ export const status = texts({
     noModel: 'Aucun modèle connu pour l’instant',
     bundled: 'inclus dans l’application',
     remote: 'une autre machine',
+    startAgain: 'Redémarrer',
+    ended: 'Le serveur de cet appareil s’arrête à chaque fois.',
     mode: (mode) => `Mode : ${mode}`,
   },
 });

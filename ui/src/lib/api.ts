@@ -3,7 +3,7 @@
  */
 import { Channel, invoke } from '@tauri-apps/api/core';
 import { listen } from '@tauri-apps/api/event';
-import { errorText } from '../i18n/errors';
+import { errorText, said, type Said } from '../i18n/errors';
 
 export type Mode = 'auto' | 'dssd' | 'edge' | 'device';
 
@@ -16,8 +16,8 @@ export interface Status {
     bundled: boolean;
     model: string | null;
     detail: string | null;
-    /** Where pairing again is the remedy. */
-    problem: 'certificate' | 'access' | null;
+    /** Where pairing again is the remedy; or the app's own edge ends each time it is started. */
+    problem: 'certificate' | 'access' | 'ended' | null;
   };
   drafter: {
     state: 'missing' | 'loading' | 'ready' | 'failed';
@@ -130,18 +130,17 @@ export interface Settings {
   whenEdgeLost: 'continue' | 'stop';
 }
 
-/** What a command rejects with; `message` is for the user and says what to do next. */
-export interface ApiError {
+/** What a command rejects with. */
+export interface ApiError extends Said {
   code: string;
-  message: string;
 }
 
 export function toApiError(error: unknown): ApiError {
-  if (typeof error === 'object' && error !== null && 'message' in error) {
-    const code = 'code' in error ? String(error.code) : 'unknown';
-    return { code, message: errorText(code, String(error.message)) };
-  }
-  return { code: 'unknown', message: String(error) };
+  if (typeof error !== 'object' || error === null || !('message' in error))
+    return { code: 'unknown', ...said(String(error)) };
+  const code = 'code' in error ? String(error.code) : 'unknown';
+  const detail = 'detail' in error && error.detail ? String(error.detail) : null;
+  return { code, ...errorText(code, String(error.message), detail) };
 }
 
 export function channel<T>(onEvent: (event: T) => void): Channel<T> {
@@ -151,6 +150,9 @@ export function channel<T>(onEvent: (event: T) => void): Channel<T> {
 export const appStatus = () => invoke<Status>('app_status');
 export const onStatus = (handler: (status: Status) => void) =>
   listen<Status>('status', (event) => handler(event.payload));
+
+/** Starts the app's own edge once more, after it has kept ending. */
+export const edgeRestart = () => invoke<void>('edge_restart');
 
 export const conversationsList = () => invoke<Conversation[]>('conversations_list');
 export const conversationCreate = (title: string) =>

@@ -1,6 +1,7 @@
 import { describe, expect, it } from 'vitest';
+import { date } from '../i18n/core.svelte';
 import type { Stats } from './api';
-import { bytes, duration, relativeTime, statsParts, titleFrom } from './format';
+import { bytes, duration, isoTime, relativeTime, statsParts, titleFrom } from './format';
 
 const stats: Stats = {
   mode: 'dssd',
@@ -88,5 +89,20 @@ describe('titleFrom', () => {
     const title = titleFrom('word '.repeat(30));
     expect(title).toBe(`${'word '.repeat(12).trimEnd()}…`);
     expect(titleFrom('x'.repeat(100))).toBe(`${'x'.repeat(60)}…`);
+  });
+});
+
+describe('a time that no calendar has', () => {
+  it.each([-9e18, 9e18, 8.64e15 + 1, NaN, Infinity])('%s is no reason to fail', (time) => {
+    expect([isoTime(time), relativeTime(time, Date.now()), date(time)]).toEqual([
+      undefined,
+      '–',
+      '–',
+    ]);
+  });
+
+  it('is not one that is only far away', () => {
+    expect(isoTime(8.64e15)).toBe('+275760-09-13T00:00:00.000Z');
+    expect(relativeTime(-8.64e15, Date.now())).not.toBe('–');
   });
 });

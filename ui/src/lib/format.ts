@@ -1,7 +1,7 @@
 /** Numbers and times as the user reads them. */
 import { chat } from '../i18n/chat';
 import { common } from '../i18n/common';
-import { date, fixed, percent } from '../i18n/core.svelte';
+import { date, fixed, isTime, percent } from '../i18n/core.svelte';
 import type { Stats } from './api';
 
 export function bytes(count: number): string {
@@ -23,7 +23,11 @@ export function duration(seconds: number): string {
   return common.hoursMinutes(Math.floor(minutes / 60), minutes % 60);
 }
 
+/** For machines; undefined for a time that no calendar has. */
+export const isoTime = (time: number) => (isTime(time) ? new Date(time).toISOString() : undefined);
+
 export function relativeTime(then: number, now: number): string {
+  if (!isTime(then)) return '–';
   const minutes = Math.floor((now - then) / 60_000);
   if (minutes < 1) return common.now;
   if (minutes < 60) return common.minutes(minutes);

@@ -99,7 +99,7 @@ const isField = (target: EventTarget | null) =>
 
 /** The window's key handler. */
 export function handleKey(event: KeyboardEvent) {
-  if (event.defaultPrevented || event.isComposing) return;
+  if (event.defaultPrevented) return;
   for (const { id, keys } of shortcuts) {
     const pressed = keys.filter((one) => isPressed(one, event));
     // A plain character in a text field is text.

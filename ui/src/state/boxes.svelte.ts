@@ -1,10 +1,10 @@
 /** The boxes that this device knows. */
-import { toApiError } from '../lib/api';
+import { toApiError, type ApiError } from '../lib/api';
 import * as api from '../lib/api/boxes';
 
 class BoxesState {
   list = $state.raw<api.Box[]>([]);
-  error = $state<string | null>(null);
+  error = $state.raw<ApiError | null>(null);
   loaded = $state(false);
 
   async load() {
@@ -12,7 +12,7 @@ class BoxesState {
       this.list = await api.boxesList();
       this.error = null;
     } catch (reason) {
-      this.error = toApiError(reason).message;
+      this.error = toApiError(reason);
     }
     this.loaded = true;
   }

@@ -49,15 +49,36 @@ class Chats {
 
   async send() {
     const thread = this.open;
-    await thread.send(async (text) => {
-      const conversation = await api.conversationCreate(titleFrom(text));
-      this.conversations.push(conversation);
-      this.#threads.set(conversation.id, thread);
-      if (this.open === thread) localStorage.setItem(OPEN_SLOT, String(conversation.id));
-      return conversation.id;
+    let made: api.Conversation | null = null;
+    const list = () => {
+      if (!made) return;
+      this.conversations.push(made);
+      this.#threads.set(made.id, thread);
+      if (this.open === thread) localStorage.setItem(OPEN_SLOT, String(made.id));
+      made = null;
+    };
+    await thread.send({
+      create: async (text) => {
+        made = await api.conversationCreate(titleFrom(text));
+        return made.id;
+      },
+      discard: async (id) => {
+        try {
+          await more.conversationDelete(id);
+          made = null;
+          return true;
+        } catch {
+          // What stays because it cannot be removed is at least to be seen.
+          list();
+          return false;
+        }
+      },
+      taken: (id) => {
+        list();
+        const conversation = this.conversations.find((c) => c.id === id);
+        if (conversation) conversation.updatedAt = Date.now();
+      },
     });
-    const conversation = this.conversations.find((c) => c.id === thread.id);
-    if (conversation && thread.error === null) conversation.updatedAt = Date.now();
   }
 
   async rename(id: number, title: string) {
@@ -137,7 +158,7 @@ class Chats {
       await work();
       return true;
     } catch (error) {
-      toast.show(api.toApiError(error).message);
+      toast.fail(error);
       return false;
     }
   }

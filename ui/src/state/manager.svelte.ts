@@ -9,6 +9,9 @@ const LOOK_MS = 1500;
 /** An import among the transfers; no model has this name. */
 export const IMPORT = '';
 
+/** A pair's name among the errors. */
+export const pairKey = ({ drafter, verifier }: manage.Choice) => `${drafter} + ${verifier}`;
+
 export interface Transfer extends api.ModelEvent {
   /** Bytes per second; null while unknown. */
   speed: number | null;
@@ -18,11 +21,12 @@ class Manager {
   overview = $state.raw<manage.Overview | null>(null);
   /** By model name. */
   transfers = $state<Record<string, Transfer>>({});
-  /** By model name: what went wrong last. */
-  errors = $state<Record<string, string>>({});
+  /** By model name, and by [`pairKey`]: what went wrong last. */
+  errors = $state<Record<string, api.ApiError>>({});
   /** Of what concerns no single model. */
-  error = $state<string | null>(null);
-  choosing = $state(false);
+  error = $state.raw<api.ApiError | null>(null);
+  /** The pair that is being changed to. */
+  choosing = $state<manage.Choice | null>(null);
 
   find(name: string): manage.Model | undefined {
     return this.overview?.models.find((model) => model.name === name);
@@ -38,7 +42,7 @@ class Manager {
       this.overview = await manage.modelsOverview();
       this.error = null;
     } catch (error) {
-      this.error = api.toApiError(error).message;
+      this.error = api.toApiError(error);
     }
   }
 
@@ -75,6 +79,7 @@ class Manager {
 
   /** Gets what is missing of a pair, then uses it: until then the old pair goes on. */
   async use(pair: manage.Pair) {
+    delete this.errors[pairKey(pair)];
     for (const name of [pair.drafter, pair.verifier]) {
       if (this.find(name)?.state !== 'ready') await this.download(name);
       if (this.find(name)?.state !== 'ready') return;
@@ -86,20 +91,25 @@ class Manager {
 
   /** Uses a pair at once. */
   async choose(choice: manage.Choice, anyway: boolean): Promise<boolean> {
-    this.choosing = true;
+    const { drafter, verifier } = choice;
+    this.choosing = { drafter, verifier };
+    delete this.errors[pairKey(choice)];
     try {
-      await manage.modelsChoose(choice, anyway);
+      await manage.modelsChoose({ drafter, verifier }, anyway);
       return true;
     } catch (error) {
-      this.error = api.toApiError(error).message;
+      this.errors[pairKey(choice)] = api.toApiError(error);
       return false;
     } finally {
-      this.choosing = false;
-      const problem = this.error;
-      await this.refresh();
-      this.error ??= problem;
-      await models.init();
+      this.choosing = null;
+      await this.#look();
     }
+  }
+
+  /** What is there now, for this view and for the first screen. */
+  async #look() {
+    await this.refresh();
+    await models.init().catch((error) => (this.error ??= api.toApiError(error)));
   }
 
   async #attempt(name: string, action: () => Promise<void>) {
@@ -107,7 +117,7 @@ class Manager {
     try {
       await action();
     } catch (error) {
-      this.errors[name] = api.toApiError(error).message;
+      this.errors[name] = api.toApiError(error);
     }
     await this.refresh();
   }
@@ -133,12 +143,11 @@ class Manager {
         };
       });
     } catch (error) {
-      const { code, message } = api.toApiError(error);
-      if (code !== 'cancelled') this.errors[name] = message;
+      const problem = api.toApiError(error);
+      if (problem.code !== 'cancelled') this.errors[name] = problem;
     } finally {
       delete this.transfers[name];
-      await this.refresh();
-      await models.init();
+      await this.#look();
     }
   }
 }

@@ -9,7 +9,7 @@ class ModelsState {
   /** Bytes per second by model name; absent while unknown. */
   speeds = $state<Record<string, number | null>>({});
   busy = $state(false);
-  error = $state<string | null>(null);
+  error = $state.raw<api.ApiError | null>(null);
   #cancelled = false;
 
   get complete(): boolean {
@@ -38,7 +38,7 @@ class ModelsState {
         await this.#downloadOne(entry);
       }
     } catch (error) {
-      if (!this.#cancelled) this.error = api.toApiError(error).message;
+      if (!this.#cancelled) this.error = api.toApiError(error);
     } finally {
       this.speeds = {};
       this.entries = await api.modelsList().catch(() => this.entries);
@@ -52,7 +52,7 @@ class ModelsState {
     try {
       if (running) await api.modelCancel(running.name);
     } catch (error) {
-      this.error = api.toApiError(error).message;
+      this.error = api.toApiError(error);
     }
   }
 

@@ -31,11 +31,16 @@ class SettingsState {
     this.#take(await api.settingsSet(settings));
   }
 
-  /** Theme and language are shown while they are being chosen. */
-  preview() {
-    if (!this.form) return;
-    showTheme(this.form.theme);
-    language.show(this.form.language);
+  /** Theme and language are seen at once, so they are kept at once; the rest of the form waits. */
+  async keepLooks() {
+    if (!this.form || !this.current) return;
+    const { theme, language: tongue } = this.form;
+    showTheme(theme);
+    language.show(tongue);
+    const kept = await api.settingsSet({ ...this.current, theme, language: tongue });
+    const form = { ...this.form };
+    this.#take(kept);
+    this.form = form;
   }
 
   discard() {

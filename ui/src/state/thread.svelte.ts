@@ -9,6 +9,18 @@ const GAP_MS = 500;
 /** So long without an event, the core is asked whether there was one. */
 const SILENCE_MS = 2000;
 
+/** What is refused for its own sake: trying again changes nothing. */
+const FINAL = new Set(['context', 'long', 'empty', 'missing']);
+
+/** How a conversation comes to be with its first message, and goes when that is refused. */
+export interface Sending {
+  create: (text: string) => Promise<number>;
+  /** Says whether it is gone. */
+  discard: (id: number) => Promise<boolean>;
+  /** The message is in this conversation. */
+  taken: (id: number) => void;
+}
+
 export class Thread {
   /** null until the first message is sent: the conversation does not exist before. */
   id = $state<number | null>(null);
@@ -16,9 +28,11 @@ export class Thread {
   sending = $state<string | null>(null);
   stopping = $state(false);
   loading = $state(false);
-  error = $state<string | null>(null);
-  /** What the error is about, for what to offer. */
-  errorCode = $state<string | null>(null);
+  error = $state.raw<api.ApiError | null>(null);
+  /** Does once more what failed; null where that would fail again. */
+  retry = $state.raw<(() => unknown) | null>(null);
+  /** Whether its messages could not be read. */
+  unread = $state(false);
   usage = $state.raw<more.Usage | null>(null);
   /** A message to bring into view, once. */
   wanted = $state<number | null>(null);
@@ -53,11 +67,13 @@ export class Thread {
   async load() {
     if (this.id === null) return;
     this.loading = true;
-    this.error = null;
+    this.dismiss();
     try {
       await this.#sync(this.id);
+      this.unread = false;
     } catch (error) {
-      this.#failed(error);
+      this.unread = true;
+      this.#failed(error, () => this.load());
     } finally {
       this.loading = false;
     }
@@ -83,33 +99,49 @@ export class Thread {
     this.usage = await more.contextUsage(this.id).catch(() => null);
   }
 
-  #failed(error: unknown) {
-    const { code, message } = api.toApiError(error);
-    this.error = message;
-    this.errorCode = code;
+  #failed(error: unknown, retry: () => unknown) {
+    this.error = api.toApiError(error);
+    this.retry = FINAL.has(this.error.code) ? null : retry;
   }
 
-  /** Sends the draft; on failure it is back in the composer. */
-  async send(createConversation: (text: string) => Promise<number>) {
+  /** Forgets what went wrong. */
+  dismiss() {
+    this.error = this.retry = null;
+  }
+
+  /** Says no to something before it is tried. */
+  refuse(code: string, message: string) {
+    this.error = { code, message, detail: null };
+    this.retry = null;
+  }
+
+  /** Sends the draft; on failure it is back in the composer, and nothing else is left of it. */
+  async send(first: Sending) {
     const text = this.draft.trim();
     if (!text || this.generating || this.sending !== null) return;
-    this.error = null;
+    let made: number | null = null;
+    this.dismiss();
     this.sending = text;
     drafts.beginSend(this.key, text);
     this.#draft = '';
     try {
       if (this.id === null) {
-        const id = await createConversation(text);
-        drafts.moveDraft('new', id);
-        this.id = id;
+        made = await first.create(text);
+        drafts.moveDraft('new', made);
+        this.id = made;
       }
       const feed = this.#feed();
       const { userMessage, answerMessage } = await api.sendMessage(this.id, text, feed.onEvent);
       drafts.sendSucceeded(this.key);
+      first.taken(this.id);
       this.#rows = [...this.#rows, ...(userMessage ? [userMessage] : []), answerMessage];
       feed.begin(answerMessage, 0);
     } catch (error) {
-      this.#failed(error);
+      if (made !== null && (await first.discard(made))) {
+        drafts.moveDraft(made, 'new');
+        this.id = null;
+      }
+      this.#failed(error, () => this.send(first));
       this.#draft = drafts.loadDraft(this.key);
     } finally {
       this.sending = null;
@@ -123,7 +155,7 @@ export class Thread {
       await api.stopGeneration(this.id);
     } catch (error) {
       this.stopping = false;
-      this.#failed(error);
+      this.#failed(error, () => this.stop());
     }
   }
 
@@ -144,7 +176,7 @@ export class Thread {
 
   async #branch(from: api.Message, start: (id: number, on: OnEvent) => Promise<api.Sent>) {
     if (this.id === null || this.generating || this.sending !== null) return false;
-    this.error = null;
+    this.dismiss();
     try {
       const feed = this.#feed();
       const { userMessage, answerMessage } = await start(this.id, feed.onEvent);
@@ -156,7 +188,7 @@ export class Thread {
       feed.begin(answerMessage, 0);
       return true;
     } catch (error) {
-      this.#failed(error);
+      this.#failed(error, () => this.#branch(from, start));
       return false;
     }
   }
@@ -169,7 +201,7 @@ export class Thread {
       this.#rows = await api.messagesList(this.id);
       void this.count();
     } catch (error) {
-      this.#failed(error);
+      this.#failed(error, () => this.choose(messageId));
     }
   }
 

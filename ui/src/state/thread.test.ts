@@ -3,7 +3,7 @@ import type { Channel } from '@tauri-apps/api/core';
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import type { ChatEvent, Message } from '../lib/api';
 import { loadDraft } from '../lib/drafts';
-import { Thread } from './thread.svelte';
+import { Thread, type Sending } from './thread.svelte';
 
 type Args = { text: string; onEvent: Channel<ChatEvent> };
 /** The backend of a test: what each command does. */
@@ -25,7 +25,11 @@ const message = (id: number, change: Partial<Message>): Message => ({
 const question = message(1, { role: 'user', content: 'hi', status: 'done' });
 const answer = message(2, {});
 const texts = (thread: Thread) => thread.messages.map((m) => m.content);
-const noConversation = () => Promise.reject(new Error('not expected'));
+const noConversation: Sending = {
+  create: () => Promise.reject(new Error('not expected')),
+  discard: () => Promise.reject(new Error('not expected')),
+  taken: () => {},
+};
 
 beforeEach(() => {
   localStorage.clear();
@@ -63,17 +67,50 @@ describe('Thread', () => {
     await thread.send(noConversation);
     expect(thread.draft).toBe('hi\n\ntyped meanwhile');
     expect(loadDraft(1)).toBe('hi\n\ntyped meanwhile');
-    expect(thread.error).toBe('Wait and send again.');
+    expect(thread.error?.message).toBe('Wait and send again.');
     expect(thread.messages).toEqual([]);
   });
 
-  it('takes the text along into the conversation that the first message creates', async () => {
+  it('leaves nothing of a first message that is refused, but its text, and sends it again', async () => {
     const thread = new Thread(null);
+    const did: string[] = [];
+    const sending: Sending = {
+      create: () => Promise.resolve(did.push('create') + 8),
+      discard: (id) => Promise.resolve(did.push(`discard ${id}`) > 0),
+      taken: (id) => did.push(`taken ${id}`),
+    };
     backend.send_message = () => {
-      throw { code: 'offline', message: 'No.' };
+      thread.draft = 'and more';
+      throw { code: 'busy', message: 'No.' };
     };
     thread.draft = 'first';
-    await thread.send(() => Promise.resolve(9));
+    await thread.send(sending);
+    const text = 'first\n\nand more';
+    expect([thread.id, thread.draft]).toEqual([null, text]);
+    expect([loadDraft(9), loadDraft('new')]).toEqual(['', text]);
+    expect(thread.error?.message).toBe('No.');
+
+    backend.send_message = ({ text }) => ({
+      userMessage: { ...question, content: text },
+      answerMessage: answer,
+    });
+    await thread.retry?.();
+    expect(texts(thread)).toEqual([text, '']);
+    expect([thread.id, thread.draft, thread.error]).toEqual([11, '', null]);
+    expect(did).toEqual(['create', 'discard 9', 'create', 'taken 11']);
+  });
+
+  it('keeps the conversation of a refused message that cannot be removed', async () => {
+    const thread = new Thread(null);
+    backend.send_message = () => {
+      throw { code: 'disk_full', message: 'No.' };
+    };
+    thread.draft = 'first';
+    await thread.send({
+      ...noConversation,
+      create: () => Promise.resolve(9),
+      discard: () => Promise.resolve(false),
+    });
     expect([thread.id, thread.draft, loadDraft(9), loadDraft('new')]).toEqual([
       9,
       'first',
@@ -213,6 +250,8 @@ describe('Thread', () => {
     await thread.load();
     expect(await thread.edit(question, 'longer')).toBe(false);
     expect(texts(thread)).toEqual(['hi', 'a']);
-    expect([thread.error, thread.errorCode]).toEqual(['Too long.', 'context']);
+    expect(thread.error).toMatchObject({ message: 'Too long.', code: 'context' });
+    // As it would be again.
+    expect(thread.retry).toBe(null);
   });
 });

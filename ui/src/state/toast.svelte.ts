@@ -1,4 +1,4 @@
-import { common } from '../i18n/common';
+import { toApiError } from '../lib/api';
 
 /** One short message at the bottom of the window, for what has no better place. */
 export interface ToastAction {
@@ -19,6 +19,13 @@ class Toast {
     this.#timer = window.setTimeout(() => this.hide(), action ? 12_000 : 5000);
   }
 
+  /** What went wrong: longer to be seen, as it is not expected. */
+  fail(error: unknown) {
+    this.show(toApiError(error).message);
+    clearTimeout(this.#timer);
+    this.#timer = window.setTimeout(() => this.hide(), 12_000);
+  }
+
   hide() {
     this.text = '';
     this.action = null;
@@ -27,12 +34,23 @@ class Toast {
 
 export const toast = new Toast();
 
+class ByHand {
+  /** A text that the system did not take; it is shown, selected. */
+  text = $state<string | null>(null);
+}
+
+export const byHand = new ByHand();
+
+/**
+ * Copies; says whether it worked. The system allows it within a person's gesture alone, so the text must
+ * be there by then: an `await` before this may use the gesture up.
+ */
 export async function copyText(text: string): Promise<boolean> {
   try {
     await navigator.clipboard.writeText(text);
     return true;
   } catch {
-    toast.show(common.copyRefused);
+    byHand.text = text;
     return false;
   }
 }

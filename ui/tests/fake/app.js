@@ -47,6 +47,7 @@
     app_status: () => status,
     models_list: () => models,
     model_cancel: () => {},
+    edge_restart: () => {},
     diagnostics: () => 'Tandem 0.1.0\nlinux x86_64',
     notify: () => true,
     notice_words: () => {},

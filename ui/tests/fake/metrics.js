@@ -143,6 +143,9 @@
     recommended: 2,
   });
   const benchmarks = [benchmark(2, 1), benchmark(1, 0)];
+  let running = false;
+  let progress = null;
+  let cancel = null;
 
   Object.assign(window.fake, { metrics, benchmarks });
   Object.assign(commands, {
@@ -168,14 +171,22 @@
         1,
       );
     },
-    benchmark_start: async ({ onEvent }) => {
+    benchmark_start: async () => {
+      running = true;
       for (let done = 0; done < 8; done += 1) {
-        onEvent.onmessage({ done, total: 8, mode: 'dssd', gamma: 4, prompt: 'code' });
-        await sleep(window.fake.pause ?? 40);
+        progress = { done, total: 8, mode: 'dssd', gamma: 4, prompt: 'code' };
+        await Promise.race([sleep(window.fake.pause ?? 40), new Promise((end) => (cancel = end))]);
+        if (running) continue;
+        throw { code: 'cancelled', message: 'the benchmark was cancelled' };
       }
+      running = false;
       benchmarks.unshift(benchmark(3, 2));
       return benchmarks[0];
     },
-    benchmark_cancel: () => {},
+    benchmark_state: () => ({ running, progress: running ? progress : null, problem: null }),
+    benchmark_cancel: () => {
+      running = false;
+      cancel?.();
+    },
   });
 })();

@@ -1,5 +1,5 @@
 /** Figures, the split of an answer, exports and the benchmark; mirror of src-tauri/src/metrics.rs. */
-import { Channel, invoke } from '@tauri-apps/api/core';
+import { invoke } from '@tauri-apps/api/core';
 
 export type Mode = 'dssd' | 'edge' | 'device' | 'mixed';
 export type Origin = 'accepted' | 'residual' | 'token' | 'bonus' | 'edge' | 'device';
@@ -143,6 +143,12 @@ export interface Progress {
   prompt: string;
 }
 
+export interface BenchmarkState {
+  running: boolean;
+  progress: Progress | null;
+  problem: { code: string; message: string; detail: string | null } | null;
+}
+
 export const answerSplit = (messageId: number) => invoke<Split>('answer_split', { messageId });
 export const metricsChoices = () => invoke<Choices>('metrics_choices');
 export const metricsRead = (filter: Filter) => invoke<Metrics>('metrics_read', { filter });
@@ -153,6 +159,8 @@ export const metricsExportImage = (png: Uint8Array) =>
   invoke<string | null>('metrics_export_image', png);
 export const benchmarksList = () => invoke<Benchmark[]>('benchmarks_list');
 export const benchmarkDelete = (id: number) => invoke<void>('benchmark_delete', { id });
-export const benchmarkStart = (quick: boolean, onProgress: (progress: Progress) => void) =>
-  invoke<Benchmark>('benchmark_start', { quick, onEvent: new Channel<Progress>(onProgress) });
+/** Resolves at its end, which may be minutes later and in another view. */
+export const benchmarkStart = (quick: boolean) => invoke<Benchmark>('benchmark_start', { quick });
+/** The benchmark that runs now, and what was wrong with the last one. */
+export const benchmarkState = () => invoke<BenchmarkState>('benchmark_state');
 export const benchmarkCancel = () => invoke<void>('benchmark_cancel');
