@@ -92,6 +92,8 @@ pub(crate) async fn start(model: &str, port: Option<u16>) -> Result<Arc<Bundled>
     let listen = format!("127.0.0.1:{}", port.unwrap_or(0));
     let mut child = Command::new(program().map_err(fatal)?)
         .args(["serve", "--model", model, "--listen", &listen, "--exit-with-parent"])
+        // Its lines go into a file.
+        .env("NO_COLOR", "1")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -121,8 +123,11 @@ pub(crate) async fn start(model: &str, port: Option<u16>) -> Result<Arc<Bundled>
             return Ok(Arc::new(Bundled { url, since: Instant::now(), ended, _stop }));
         }
     }
-    let why = last.await.unwrap_or_default();
-    let killed = child.wait().await.is_ok_and(|status| status.code().is_none());
+    let said = last.await.unwrap_or_default();
+    let status = child.wait().await;
+    let killed = status.as_ref().is_ok_and(|status| status.code().is_none());
+    let status = status.map_or_else(|e| e.to_string(), |status| status.to_string());
+    let why = if said.is_empty() { status } else { said };
     Err(Failed { why: format!("the local edge did not start: {why}"), killed })
 }
 

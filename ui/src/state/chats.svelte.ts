@@ -11,6 +11,8 @@ const OPEN_SLOT = 'tandem.open';
 class Chats {
   conversations = $state<api.Conversation[]>([]);
   loaded = $state(false);
+  /** Why there is no list. */
+  problem = $state.raw<api.ApiError | null>(null);
   open = $state.raw(new Thread(null));
   /** Threads stay when another is opened, so their answers go on coming in. */
   #threads = new Map<number, Thread>();
@@ -24,7 +26,13 @@ class Chats {
   title = $derived(this.current?.title ?? null);
 
   async init() {
-    this.conversations = await api.conversationsList();
+    this.problem = null;
+    try {
+      this.conversations = await api.conversationsList();
+    } catch (error) {
+      this.problem = api.toApiError(error);
+      return;
+    }
     this.loaded = true;
     const last = Number(localStorage.getItem(OPEN_SLOT));
     if (this.conversations.some((c) => c.id === last)) this.select(last);

@@ -23,8 +23,16 @@ class SettingsState {
   form = $state<api.Settings | null>(null);
   changed = $derived(JSON.stringify(this.form) !== JSON.stringify(this.current));
 
+  /** Why there are none to show. */
+  problem = $state.raw<api.ApiError | null>(null);
+
   async init() {
-    this.#take(await api.settingsGet());
+    this.problem = null;
+    try {
+      this.#take(await api.settingsGet());
+    } catch (error) {
+      this.problem = api.toApiError(error);
+    }
   }
 
   async save(settings: api.Settings) {
