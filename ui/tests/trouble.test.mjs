@@ -363,6 +363,7 @@ test('diagnostics are copied within the press', { timeout: 60_000 }, async () =>
     prepare: () => {
       // As WebKit does it: the press allows it until something was waited for.
       let allowed = false;
+      window.fake.commands.diagnostics = () => window.fake.sleep(100).then(() => 'Tandem 0.1.0');
       addEventListener('click', () => (allowed = true), true);
       addEventListener('click', () => (allowed = false));
       const writeText = async (text) => {
@@ -373,6 +374,7 @@ test('diagnostics are copied within the press', { timeout: 60_000 }, async () =>
     },
   });
   await go(page, 'settings');
+  await page.waitForTimeout(300);
   await page.locator(id('copy-diagnostics')).click();
   await page.getByText('Diagnostics copied.').waitFor();
   assert.match(await page.evaluate(() => window.copied), /^Tandem/);
