@@ -7,8 +7,9 @@ import path from 'node:path';
 import { rustFor } from './lib/cross.mjs';
 import { checkToolchain, fail, must, run, say, systemPackages } from './lib/system.mjs';
 
-/** The kernels' tests, and a whole model's pass. */
-const TESTS = ['kernels::', 'qwen3_is_the_same_bits'];
+/** The kernels' tests by their files, and a whole model's pass. */
+const FILES = ['attention', 'history', 'packed', 'product', 'rows', 'silu'];
+const TESTS = [...FILES.map((file) => `${file}::tests`), 'qwen3_is_the_same_bits'];
 /** Processors of the emulator, what the kernels then use, and what is tested. */
 const PROCESSORS = [
   // Against candle too, which takes dot products for granted.
@@ -27,12 +28,13 @@ const rust = await rustFor(target, 'panic_unwind');
 // Only the kernels have to be quick: the rest is built without optimisation, in a third of the time; but
 // for one crate, whose assembly only assembles where it is inlined.
 const profile = [
-  'tandem-inference.opt-level=3',
-  'tandem-inference.overflow-checks=false',
-  'tandem-inference.debug-assertions=false',
+  'tandem-kernels.opt-level=3',
+  'tandem-kernels.overflow-checks=false',
+  'tandem-kernels.debug-assertions=false',
   'gemm-f16.opt-level=3',
 ].flatMap((setting) => ['--config', `profile.dev.package.${setting}`]);
-const what = ['--locked', '-p', 'tandem-inference', '--lib', '--test', 'families'];
+const packages = ['-p', 'tandem-kernels', '-p', 'tandem-inference'];
+const what = ['--locked', ...packages, '--lib', '--test', 'families'];
 const cargo = ['test', ...what, '--target', target, ...rust.args, ...profile];
 const environment = (cpu) => ({
   ...process.env,

@@ -1,17 +1,16 @@
 //! The state of one sequence.
 
 use crate::Error;
-use crate::kernels::History;
 use candle_core::{DType, Device, Result as TensorResult, Tensor};
+use tandem_kernels::History;
 
 /// Tokens that a cache in device memory has room for at first.
 const FIRST_ROOM: usize = 512;
 
 /// Keys and values of the tokens of one sequence, for one model.
 ///
-/// For the CPU kernels room for the whole capacity is reserved at once, as zero pages that the
-/// system provides when they are first written: an unused cache takes no memory. A device has no
-/// such pages, so its memory is taken in steps that double.
+/// An unused cache takes no memory. Main memory is taken in parts of 2 MiB or so as tokens come, and
+/// what is there stays where it is; a device's in steps that double, and what is there is copied.
 #[derive(Debug)]
 pub struct KvCache {
     len: usize,
@@ -38,7 +37,8 @@ pub(crate) enum Layers {
 pub(crate) struct DeviceLayers {
     pub keys: Vec<Tensor>,
     pub values: Vec<Tensor>,
-    shape: [usize; 2],
+    /// Layers, KV heads, width of a head.
+    shape: [usize; 3],
     room: usize,
     device: Device,
 }
@@ -46,17 +46,17 @@ pub(crate) struct DeviceLayers {
 impl DeviceLayers {
     pub(crate) fn new(layers: usize, kv_heads: usize, head_width: usize, device: &Device) -> Self {
         let empty = Vec::with_capacity(layers);
-        let shape = [kv_heads, head_width];
+        let shape = [layers, kv_heads, head_width];
         Self { keys: empty.clone(), values: empty, shape, room: 0, device: device.clone() }
     }
 
     /// Makes room for `tokens` of at most `capacity`; nothing changes when that fails.
-    fn reserve(&mut self, layers: usize, tokens: usize, capacity: usize) -> TensorResult<()> {
+    fn reserve(&mut self, tokens: usize, capacity: usize) -> TensorResult<()> {
         if tokens <= self.room {
             return Ok(());
         }
         let room = tokens.max(self.room * 2).max(FIRST_ROOM).min(capacity);
-        let [kv_heads, head_width] = self.shape;
+        let [layers, kv_heads, head_width] = self.shape;
         let larger = |old: &[Tensor]| -> TensorResult<Vec<Tensor>> {
             let grow = |layer: usize| {
                 let new = Tensor::zeros((kv_heads, room, head_width), DType::F32, &self.device)?;
@@ -79,7 +79,7 @@ impl DeviceLayers {
         if tokens == 0 {
             return Ok(());
         }
-        self.reserve(other.keys.len(), tokens, capacity)?;
+        self.reserve(tokens, capacity)?;
         let all = self.keys.iter().zip(&other.keys).chain(self.values.iter().zip(&other.values));
         for (to, from) in all {
             to.slice_set(&from.narrow(1, 0, tokens)?.contiguous()?, 1, 0)?;
@@ -157,7 +157,8 @@ impl KvCache {
     /// they had been computed here, to the bit.
     ///
     /// # Errors
-    /// If the caches are of different models, `other` has fewer tokens, or they have no room here.
+    /// If the caches are of different models, `other` has fewer tokens, they have no room here, or there
+    /// is no memory for them.
     pub fn copy_from(&mut self, other: &Self, tokens: usize) -> Result<(), Error> {
         if self.model != other.model {
             return Err(Error::Usage("a KV cache belongs to the model that made it"));
@@ -166,7 +167,7 @@ impl KvCache {
             return Err(Error::Usage("a KV cache cannot give tokens that it has not"));
         }
         self.len = 0;
-        self.check_room(tokens)?;
+        self.reserve(tokens)?;
         match (&mut self.layers, &other.layers) {
             (Layers::Host(to), Layers::Host(from)) => to.copy_from(from, tokens),
             (Layers::Device(to), Layers::Device(from)) => {
@@ -181,20 +182,28 @@ impl KvCache {
 
     /// Checks that `more` tokens have room.
     pub(crate) fn check_room(&self, more: usize) -> Result<(), Error> {
-        let wanted = self.len + more;
+        let wanted = self.len.saturating_add(more);
         if wanted > self.capacity {
             return Err(Error::ContextFull { wanted, capacity: self.capacity });
         }
         Ok(())
     }
 
-    /// Takes device memory for `more` tokens of a model with `layers` layers. The room was checked.
-    pub(crate) fn reserve(&mut self, layers: usize, more: usize) -> TensorResult<()> {
-        if let Layers::Device(device) = &mut self.layers {
-            device.reserve(layers, self.len + more, self.capacity)?;
-            self.peak = device.room;
+    /// Takes memory for `more` tokens behind those that are here. A pass does so itself; who asks before it
+    /// learns that there is none while nobody else's tokens are at stake.
+    ///
+    /// # Errors
+    /// If they have no room, or there is no memory for them. The cache stays as it was.
+    pub fn reserve(&mut self, more: usize) -> Result<(), Error> {
+        self.check_room(more)?;
+        match &mut self.layers {
+            Layers::Host(history) => history.reserve(self.len + more).map_err(Error::Memory),
+            Layers::Device(device) => {
+                device.reserve(self.len + more, self.capacity)?;
+                self.peak = device.room;
+                Ok(())
+            }
         }
-        Ok(())
     }
 
     /// Records that `more` tokens were written.

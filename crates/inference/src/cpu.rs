@@ -2,12 +2,12 @@
 
 use crate::cache::{KvCache, Layers};
 use crate::gguf::{Gguf, Shape};
-use crate::kernels::{
-    Activations, History, Isa, KvFormat, Matrix, TASK_VALUES, attend, matmul, silu_times,
-};
 use crate::model::{Part, passes};
 use crate::{Error, Logits, Segment};
-use rayon::prelude::*;
+use tandem_kernels::{
+    Activations, History, Isa, KvFormat, Matrix, add, add_to_each, attend, matmul, norm, rotate,
+    silu_times,
+};
 
 /// Weights of a model, in the file's own quantisation.
 pub(crate) struct CpuModel {
@@ -54,16 +54,12 @@ impl Linear {
     }
 
     /// `rows × weights.rows()`.
-    fn forward(&self, isa: Isa, x: &Activations) -> Vec<f32> {
+    fn forward(&self, x: &Activations) -> Vec<f32> {
         let n = self.weights.rows();
         let mut out = vec![0.0; x.rows() * n];
-        matmul(isa, &self.weights, n, x, &mut out);
+        matmul(&self.weights, n, x, &mut out);
         if let Some(bias) = &self.bias {
-            out.par_chunks_exact_mut(n).with_min_len(rows_of_task(n)).for_each(|row| {
-                for (value, bias) in row.iter_mut().zip(bias) {
-                    *value += bias;
-                }
-            });
+            add_to_each(&mut out, bias);
         }
         out
     }
@@ -133,14 +129,13 @@ impl CpuModel {
         self.isa.name()
     }
 
-    pub(crate) fn new_cache(&self, model: usize, capacity: usize) -> Result<KvCache, Error> {
+    pub(crate) fn new_cache(&self, model: usize, capacity: usize) -> KvCache {
         let Shape { layers, kv_heads, head_width, .. } = self.shape;
         let history = History::new(self.kv, [layers, kv_heads, head_width], capacity);
-        let history = history.map_err(Error::Memory)?;
-        Ok(KvCache::host(model, history, self.shape.cache_bytes_per_token(self.kv), capacity))
+        KvCache::host(model, history, self.shape.cache_bytes_per_token(self.kv), capacity)
     }
 
-    /// The segments were checked: ids in the vocabulary, room in the caches.
+    /// The segments were checked: ids in the vocabulary, memory in the caches.
     pub(crate) fn forward(&self, segments: &mut [Segment<'_>]) -> Logits {
         self.threads.install(|| {
             let mut values = Vec::new();
@@ -173,7 +168,7 @@ impl CpuModel {
         for (index, layer) in self.layers.iter().enumerate() {
             let normed = Activations::new(self.norm(&x, &layer.attention_norm), width);
             // Products of the same activations have no barrier between them: threads wake once.
-            let product = |linear: &Linear| linear.forward(self.isa, &normed);
+            let product = |linear: &Linear| linear.forward(&normed);
             let (mut q, (mut k, v)) = rayon::join(
                 || product(&layer.q),
                 || rayon::join(|| product(&layer.k), || product(&layer.v)),
@@ -188,14 +183,14 @@ impl CpuModel {
             attended.resize(q.len(), 0.0);
             self.attention(segments, parts, index, [&q, &k, &v], &mut attended);
             let attended = Activations::new(attended, shape.heads * shape.head_width);
-            add(&mut x, &layer.attention_output.forward(self.isa, &attended));
+            add(&mut x, &layer.attention_output.forward(&attended));
 
             let normed = Activations::new(self.norm(&x, &layer.feed_forward_norm), width);
-            let product = |linear: &Linear| linear.forward(self.isa, &normed);
+            let product = |linear: &Linear| linear.forward(&normed);
             let (mut gate, up) = rayon::join(|| product(&layer.gate), || product(&layer.up));
             silu_times(self.isa, &mut gate, &up);
             let hidden = Activations::new(gate, shape.feed_forward);
-            add(&mut x, &layer.down.forward(self.isa, &hidden));
+            add(&mut x, &layer.down.forward(&hidden));
         }
 
         let mut wanted = Vec::new();
@@ -217,7 +212,7 @@ impl CpuModel {
         let start = values.len();
         values.resize(start + normed.rows() * self.vocab, 0.0);
         let output = self.output.as_ref().unwrap_or(&self.embedding);
-        matmul(self.isa, output, self.vocab, &normed, &mut values[start..]);
+        matmul(output, self.vocab, &normed, &mut values[start..]);
     }
 
     /// Appends keys and values to each part's cache and attends over it.
@@ -250,22 +245,7 @@ impl CpuModel {
 
     /// RMS norm of each row.
     fn norm(&self, x: &[f32], weight: &[f32]) -> Vec<f32> {
-        let (width, mut out) = (weight.len(), vec![0.0; x.len()]);
-        let rows = x.par_chunks_exact(width).zip(out.par_chunks_exact_mut(width));
-        rows.with_min_len(rows_of_task(width)).for_each(|(row, out)| {
-            let mut lanes = [0.0f32; 8];
-            for eight in row.chunks_exact(8) {
-                for (lane, value) in lanes.iter_mut().zip(eight) {
-                    *lane += value * value;
-                }
-            }
-            let mean = lanes.iter().sum::<f32>() / row.len() as f32;
-            let scale = 1.0 / (mean + self.shape.epsilon).sqrt();
-            for ((out, x), w) in out.iter_mut().zip(row).zip(weight) {
-                *out = x * scale * w;
-            }
-        });
-        out
+        norm(x, weight, self.shape.epsilon)
     }
 
     /// Cosine and sine of each row's angles: `rows × head_width / 2`.
@@ -276,31 +256,6 @@ impl CpuModel {
 
     /// Rotary position embedding, in place.
     fn rotate(&self, x: &mut [f32], heads: usize, rotation: &[(f32, f32)]) {
-        let (width, half) = (self.shape.head_width, self.shape.head_width / 2);
-        let rows = x.par_chunks_exact_mut(heads * width).zip(rotation.par_chunks_exact(half));
-        rows.with_min_len(rows_of_task(heads * width)).for_each(|(row, angles)| {
-            for head in row.chunks_exact_mut(width) {
-                for (i, (cos, sin)) in angles.iter().enumerate() {
-                    let (a, b) =
-                        if self.shape.rope_neighbours { (2 * i, 2 * i + 1) } else { (i, i + half) };
-                    let (u, v) = (head[a], head[b]);
-                    head[a] = u * cos - v * sin;
-                    head[b] = u * sin + v * cos;
-                }
-            }
-        });
+        rotate(x, heads, self.shape.head_width, rotation, self.shape.rope_neighbours);
     }
-}
-
-/// Rows of `width` values that are worth another thread.
-fn rows_of_task(width: usize) -> usize {
-    (TASK_VALUES / width).max(1)
-}
-
-fn add(x: &mut [f32], y: &[f32]) {
-    x.par_chunks_mut(TASK_VALUES).zip(y.par_chunks(TASK_VALUES)).for_each(|(x, y)| {
-        for (x, y) in x.iter_mut().zip(y) {
-            *x += y;
-        }
-    });
 }

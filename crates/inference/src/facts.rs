@@ -2,12 +2,12 @@
 //! models go together, and how much memory one takes.
 
 use crate::gguf::Gguf;
-use crate::kernels::KvFormat;
 use crate::{Error, Tokenizer, tokenizer};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::SystemTime;
+use tandem_kernels::KvFormat;
 
 /// Activations, tables and code beside weights and KV cache.
 const WORKING_BYTES: u64 = 96 << 20;

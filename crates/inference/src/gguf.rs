@@ -1,7 +1,6 @@
 //! Reading a GGUF file: metadata, hyperparameters, tensors. Nothing in the file is trusted.
 
 use crate::Error;
-use crate::kernels::{Kind, KvFormat, Matrix};
 use candle_core::Device;
 use candle_core::quantized::gguf_file::{Content, TensorInfo, Value};
 use candle_core::quantized::{GgmlDType, QTensor};
@@ -12,6 +11,7 @@ use std::fs::File;
 use std::io::{BufReader, ErrorKind, Read, Seek, SeekFrom};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use tandem_kernels::{Kind, KvFormat, Matrix};
 
 /// Model families that are built in.
 const SUPPORTED: &str = "qwen2, qwen3, llama";
@@ -89,6 +89,21 @@ impl Seek for Header<'_> {
     fn stream_position(&mut self) -> std::io::Result<u64> {
         Ok(self.at)
     }
+}
+
+/// The kernels' name of a format; `None` when they have none for it.
+fn kernel_of(dtype: GgmlDType) -> Option<Kind> {
+    Some(match dtype {
+        GgmlDType::Q4_0 => Kind::Q4_0,
+        GgmlDType::Q4_1 => Kind::Q4_1,
+        GgmlDType::Q5_0 => Kind::Q5_0,
+        GgmlDType::Q5_1 => Kind::Q5_1,
+        GgmlDType::Q8_0 => Kind::Q8_0,
+        GgmlDType::Q4K => Kind::Q4K,
+        GgmlDType::Q5K => Kind::Q5K,
+        GgmlDType::Q6K => Kind::Q6K,
+        _ => return None,
+    })
 }
 
 /// Fills `part` from the place `at`, whoever else reads the file.
@@ -427,11 +442,16 @@ impl Gguf {
         let info = self.matrix_info(name, rows, cols, padded)?;
         let rows = info.shape.dims()[0];
         let sizes = || self.bad(format!("{name} has impossible sizes"));
-        let Some(kind) = Kind::of(info.ggml_dtype) else {
+        let Some(kind) = kernel_of(info.ggml_dtype) else {
             tracing::info!("{name} is {:?}: converting to 8 bits", info.ggml_dtype);
-            let tensor = self.quantised(name, &Device::Cpu)?;
-            let values = tensor.dequantize(&Device::Cpu)?.flatten_all()?;
-            return Ok(Matrix::quantise(Kind::Q8_0, rows, cols, &values.to_vec1::<f32>()?)?);
+            let values = self.quantised(name, &Device::Cpu)?.dequantize(&Device::Cpu)?;
+            let tensor = QTensor::quantize(&values, GgmlDType::Q8_0)?;
+            let quantised = tensor.data()?;
+            let fill = |data: &mut [u8]| {
+                data.copy_from_slice(&quantised);
+                Ok(())
+            };
+            return Matrix::new(Kind::Q8_0, rows, cols, fill).map_err(Error::Memory);
         };
         if !cols.is_multiple_of(kind.block()) {
             return Err(sizes());

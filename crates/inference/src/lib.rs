@@ -13,7 +13,6 @@ mod cpu;
 mod error;
 mod facts;
 mod gguf;
-mod kernels;
 mod model;
 pub mod store;
 mod template;
@@ -23,6 +22,16 @@ mod tokenizer;
 pub use cache::KvCache;
 pub use error::Error;
 pub use facts::{Facts, available_memory, memory};
-pub use kernels::KvFormat;
 pub use model::{DeviceChoice, LoadOptions, Logits, Model, ModelInfo, Segment, Wanted};
+pub use tandem_kernels::KvFormat;
 pub use tokenizer::{ChatMessage, Detokenizer, Role, Tokenizer};
+
+#[cfg(test)]
+mod tests {
+    /// Sizes of hostile files are multiplied in this crate.
+    #[test]
+    fn arithmetic_that_overflows_is_found_here() {
+        let most = std::hint::black_box(u64::MAX);
+        assert!(std::panic::catch_unwind(|| std::hint::black_box(most + 1)).is_err());
+    }
+}

@@ -2,7 +2,6 @@
 
 use crate::cpu::CpuModel;
 use crate::gguf::{Gguf, Shape};
-use crate::kernels::KvFormat;
 use crate::tensor::TensorModel;
 use crate::{Error, KvCache, Tokenizer, tokenizer};
 use candle_core::Device;
@@ -13,6 +12,7 @@ use std::path::Path;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use tandem_kernels::KvFormat;
 use tandem_speculation::TokenId;
 
 /// How to load a model.
@@ -401,14 +401,14 @@ impl Model {
     /// tokens come.
     ///
     /// # Errors
-    /// If `capacity` is 0 or more than the model's context, or there is no memory for it.
+    /// If `capacity` is 0 or more than the model's context.
     pub fn new_cache(&self, capacity: usize) -> Result<KvCache, Error> {
         if capacity == 0 || capacity > self.info.max_context {
             let capacity_of_model = self.info.max_context;
             return Err(Error::ContextFull { wanted: capacity, capacity: capacity_of_model });
         }
         match &self.backend {
-            Backend::Cpu(model) => model.new_cache(self.id, capacity),
+            Backend::Cpu(model) => Ok(model.new_cache(self.id, capacity)),
             Backend::Tensor(model) => Ok(model.new_cache(self.id, capacity)),
         }
     }
@@ -424,10 +424,15 @@ impl Model {
     ///
     /// # Errors
     /// If a segment is empty or does not fit its cache, a cache is another model's, an id is
-    /// outside the vocabulary, alternatives are out of order, or a GPU fails.
+    /// outside the vocabulary, alternatives are out of order, there is no memory for keys and values, or a
+    /// GPU fails.
     pub fn forward(&self, segments: &mut [Segment<'_>]) -> Result<Logits, Error> {
         for segment in &*segments {
             segment.check(self)?;
+        }
+        for segment in &mut *segments {
+            let places = segment.places();
+            segment.cache.reserve(places)?;
         }
         match &self.backend {
             Backend::Cpu(model) => Ok(model.forward(segments)),

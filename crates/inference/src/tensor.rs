@@ -9,7 +9,6 @@
 
 use crate::cache::{DeviceLayers, KvCache, Layers};
 use crate::gguf::{Gguf, Shape};
-use crate::kernels::KvFormat;
 use crate::model::{Part, passes};
 use crate::{Error, Logits, Segment};
 use candle_core::quantized::QMatMul;
@@ -17,6 +16,7 @@ use candle_core::{Device, Module, Result, Tensor};
 use candle_nn::ops::{rms_norm, silu, softmax_last_dim};
 use candle_nn::rotary_emb::{rope, rope_i};
 use std::sync::Arc;
+use tandem_kernels::KvFormat;
 
 /// Weights of a model on a device.
 pub(crate) struct TensorModel {
@@ -150,12 +150,8 @@ impl TensorModel {
         KvCache::device(model, layers, self.shape.cache_bytes_per_token(KvFormat::F32), capacity)
     }
 
-    /// The segments were checked: ids in the vocabulary, room in the caches.
+    /// The segments were checked: ids in the vocabulary, memory in the caches.
     pub(crate) fn forward(&self, segments: &mut [Segment<'_>]) -> Result<Logits> {
-        for segment in &mut *segments {
-            let places = segment.places();
-            segment.cache.reserve(self.shape.layers, places)?;
-        }
         let before: Vec<usize> = segments.iter().map(|s| s.cache.len()).collect();
         let mut values = Vec::new();
         for parts in passes(segments) {

@@ -1,6 +1,6 @@
 //! The kernels in plain Rust: the reference for the others, and what runs where they cannot.
 
-use super::{Activations, Kind};
+use crate::{Activations, Kind};
 use half::f16;
 
 /// A block of 32 weights: weight = scale · u + min, or scale · u read as signed.
@@ -11,7 +11,7 @@ struct Block32 {
 }
 
 /// A block of 256 weights: weight_i = d · scales[i/16] · u_i + c · offsets[i/16].
-pub(super) struct Block256 {
+pub(crate) struct Block256 {
     pub u: [u8; 256],
     pub scales: [i16; 16],
     pub offsets: [i16; 16],
@@ -19,7 +19,7 @@ pub(super) struct Block256 {
     pub c: f32,
 }
 
-pub(super) fn row_tile(kind: Kind, weights: &[u8], x: &Activations, first: usize, out: &mut [f32]) {
+pub(crate) fn row_tile(kind: Kind, weights: &[u8], x: &Activations, first: usize, out: &mut [f32]) {
     out.fill(0.0);
     if kind.block() == 32 {
         let (x, blocks) = (x.by32(), x.cols() / 32);
@@ -58,7 +58,7 @@ pub(super) fn row_tile(kind: Kind, weights: &[u8], x: &Activations, first: usize
 }
 
 /// The weights of a row.
-pub(super) fn dequantise(kind: Kind, weights: &[u8], out: &mut [f32]) {
+pub(crate) fn dequantise(kind: Kind, weights: &[u8], out: &mut [f32]) {
     let blocks = weights.chunks_exact(kind.bytes()).zip(out.chunks_exact_mut(kind.block()));
     for (bytes, out) in blocks {
         if kind.block() == 32 {

@@ -1,7 +1,7 @@
-//! One task of [attention](super::attention) with AVX2, FMA and F16C.
+//! One task of [attention](crate::attention) with AVX2, FMA and F16C.
 //!
 //! **Why `unsafe` is here and sound.** (1) Functions with `#[target_feature]` may only run on a machine
-//! that has the features: the only way in is [`block_avx2`], which is called for `Isa::Avx2`, which
+//! that has the features: the only way in is [`block_avx2`], which is called for `Level::Avx2`, which
 //! exists only after detection. (2) Loads through pointers: every pointer stays inside a slice whose
 //! length is checked on the spot.
 //!
@@ -10,8 +10,8 @@
 //! model alone, and no head's sum on the others.
 #![allow(unsafe_code)]
 
-use super::attention::{BLOCK, Task, softmax_of};
-use super::history::{Number, TOGETHER};
+use crate::attention::{BLOCK, Task, softmax_of};
+use crate::history::{Number, TOGETHER};
 use std::arch::x86_64::*;
 
 /// A number of the cache that can be loaded eight at a time.
@@ -53,7 +53,7 @@ const HEADS: usize = 6;
 
 /// As `one_block` in plain Rust.
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn block_avx2<N: OnAvx2>(task: &Task<'_, N>, part: &mut [f32]) {
+pub(crate) fn block_avx2<N: OnAvx2>(task: &Task<'_, N>, part: &mut [f32]) {
     let (sums, softmax) = part.split_at_mut(task.group * task.width);
     let (maxima, totals) = softmax.split_at_mut(task.group);
     // Even shares: seven heads as four and three.

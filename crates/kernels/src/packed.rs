@@ -10,11 +10,11 @@
 //!
 //! A group has the size of its blocks, so packing is in place and costs no memory.
 
-use super::Kind;
+use crate::Kind;
 use rayon::prelude::*;
 
 /// Rows of a group at most; all sizes of groups divide it.
-pub(super) const MOST_ROWS: usize = 16;
+pub(crate) const MOST_ROWS: usize = 16;
 
 /// A field of a block, or a part of one: where it begins in the block and, times the rows, in the group,
 /// its bytes, and the bytes of an element.
@@ -45,7 +45,7 @@ const fn bits(at: usize) -> Field {
 // on Genoa with Q6_K's fields one after the other: 8 GB/s instead of 30).
 
 /// Where the nibbles `i` of pair `pair` of eighths are in a block of Q4_K or, with `fifth` bits, Q5_K.
-pub(super) const fn nibbles(fifth: bool, pair: usize, i: usize) -> usize {
+pub(crate) const fn nibbles(fifth: bool, pair: usize, i: usize) -> usize {
     16 + 4 * if !fifth {
         8 * pair + i
     } else if pair == 0 {
@@ -56,20 +56,20 @@ pub(super) const fn nibbles(fifth: bool, pair: usize, i: usize) -> usize {
 }
 
 /// Where the fifth bits `i` of all eighths are in a block of Q5_K.
-pub(super) const fn fifth(i: usize) -> usize {
+pub(crate) const fn fifth(i: usize) -> usize {
     16 + 4 * (2 * i + 1)
 }
 
 /// Where the scales of a block of Q6_K begin; before them is the scale of all.
-pub(super) const SCALES: usize = 2;
+pub(crate) const SCALES: usize = 2;
 
 /// Where the low nibbles `i` of a half of a block of Q6_K are: of quarters 0 and 2, or (`odd`) 1 and 3.
-pub(super) const fn low(half: usize, odd: usize, i: usize) -> usize {
+pub(crate) const fn low(half: usize, odd: usize, i: usize) -> usize {
     SCALES + 16 + 96 * half + 4 * if odd == 0 { 2 * i } else { 16 + i }
 }
 
 /// Where the high bits `i` of all quarters of a half of a block of Q6_K are.
-pub(super) const fn high(half: usize, i: usize) -> usize {
+pub(crate) const fn high(half: usize, i: usize) -> usize {
     SCALES + 16 + 96 * half + 4 * (2 * i + 1)
 }
 
@@ -116,7 +116,7 @@ fn fields(kind: Kind) -> &'static [Field] {
 }
 
 /// Packs whole groups of `ROWS` rows of `row_bytes` each, in place.
-pub(super) fn pack<const ROWS: usize>(kind: Kind, row_bytes: usize, data: &mut [u8]) {
+pub(crate) fn pack<const ROWS: usize>(kind: Kind, row_bytes: usize, data: &mut [u8]) {
     let (fields, bytes) = (fields(kind), kind.bytes());
     let group = |scratch: &mut Vec<u8>, group: &mut [u8]| {
         scratch.clear();
@@ -149,7 +149,7 @@ fn spread<const ELEMENT: usize, const ROWS: usize>(from: &[u8], to: &mut [u8], r
 }
 
 /// Block `b` of row `r` of a packed group of `rows` rows, as it was before.
-pub(super) fn unpack(
+pub(crate) fn unpack(
     kind: Kind,
     group: &[u8],
     rows: usize,
@@ -171,13 +171,16 @@ pub(super) fn unpack(
 }
 
 /// Bit `i` of 32 goes to bit `i / 4` of byte `i % 4`: a register of four weights each of eight rows
-/// then needs one shift and one mask.
+/// then needs one shift and one mask. All bits of a byte at a time: a model has tens of millions of these.
 fn by_weight_in_four(bits: &[u8]) -> [u8; 4] {
-    let mut bytes = [0; 4];
-    for i in 0..32 {
-        bytes[i % 4] |= (bits[i / 8] >> (i % 8) & 1) << (i / 4);
-    }
-    bytes
+    let bits = u32::from_le_bytes([bits[0], bits[1], bits[2], bits[3]]);
+    std::array::from_fn(|byte| {
+        // Every fourth bit, moved together step by step.
+        let mut x = bits >> byte & 0x1111_1111;
+        x = (x | x >> 3) & 0x0303_0303;
+        x = (x | x >> 6) & 0x000f_000f;
+        (x | x >> 12) as u8
+    })
 }
 
 /// The way back.
@@ -219,6 +222,16 @@ mod tests {
             next = next.max(place + 4);
         }
         assert_eq!(next, kind.bytes());
+    }
+
+    #[test]
+    fn single_bits_go_to_their_weights() {
+        for i in 0..32 {
+            let to = by_weight_in_four(&(1u32 << i).to_le_bytes());
+            let right: [u8; 4] = std::array::from_fn(|b| u8::from(b == i % 4) << (i / 4));
+            assert_eq!(to, right, "bit {i}");
+            assert_eq!(by_weight(&to), (1u32 << i).to_le_bytes());
+        }
     }
 
     fn back<const ROWS: usize>() {

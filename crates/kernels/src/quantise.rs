@@ -1,12 +1,12 @@
 //! Activations, quantised to 8 bits.
 
-use super::TASK_VALUES;
+use crate::TASK_VALUES;
 use rayon::prelude::*;
 use std::sync::OnceLock;
 
 /// Rows of activations with the quantised forms that the kernels need, made on first use and shared
 /// by all matrices that multiply the same activations.
-pub(crate) struct Activations {
+pub struct Activations {
     values: Vec<f32>,
     rows: usize,
     cols: usize,
@@ -38,22 +38,31 @@ pub(crate) struct By256 {
 
 impl Activations {
     /// `values` holds whole rows of `cols`, a multiple of 32.
-    pub(crate) fn new(values: Vec<f32>, cols: usize) -> Self {
-        assert!(cols.is_multiple_of(32) && values.len().is_multiple_of(cols));
+    ///
+    /// # Panics
+    /// If it does not.
+    #[must_use]
+    pub fn new(values: Vec<f32>, cols: usize) -> Self {
+        assert!(cols > 0 && cols.is_multiple_of(32) && values.len().is_multiple_of(cols));
         let rows = values.len() / cols;
         Self { values, rows, cols, by32: OnceLock::new(), by256: OnceLock::new() }
     }
 
-    pub(crate) fn rows(&self) -> usize {
+    /// How many rows there are.
+    #[must_use]
+    pub fn rows(&self) -> usize {
         self.rows
     }
 
-    pub(crate) fn cols(&self) -> usize {
+    /// Values of a row.
+    #[must_use]
+    pub fn cols(&self) -> usize {
         self.cols
     }
 
     /// Gives the values' memory back for reuse.
-    pub(crate) fn into_values(self) -> Vec<f32> {
+    #[must_use]
+    pub fn into_values(self) -> Vec<f32> {
         self.values
     }
 
@@ -108,7 +117,7 @@ impl Activations {
 }
 
 /// Rounds `x` to `q` in −127..=127 and returns the scale.
-pub(super) fn quantise(x: &[f32], q: &mut [i8]) -> f32 {
+pub(crate) fn quantise(x: &[f32], q: &mut [i8]) -> f32 {
     // Eight maxima next to each other, so that the compiler can use vector instructions.
     let mut lanes = [0.0f32; 8];
     for eight in x.as_chunks::<8>().0 {

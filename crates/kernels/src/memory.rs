@@ -6,10 +6,10 @@ use std::ops::{Deref, DerefMut};
 
 /// Bytes in memory of their own, all zero at first. A step reads all weights once, so Linux is asked
 /// for large pages: fewer look-ups of addresses, and the processor's prefetch ends at a page.
-pub(super) struct Bytes(MmapMut);
+pub(crate) struct Bytes(MmapMut);
 
 impl Bytes {
-    pub(super) fn zeroed(len: usize) -> io::Result<Self> {
+    pub(crate) fn zeroed(len: usize) -> io::Result<Self> {
         let map = MmapMut::map_anon(len.max(1))?;
         // A kernel without them says no; small pages work as well.
         #[cfg(target_os = "linux")]

@@ -1,7 +1,7 @@
-//! The kernels with NEON, with 8-bit dot products or without, for [packed](super::packed) weights.
+//! The kernels with NEON, with 8-bit dot products or without, for [packed](crate::packed) weights.
 //!
 //! **Why `unsafe` is here and sound.** (1) `sdot` may only run on a machine that has it: the only way in
-//! is [`tile`], which is told so for `Isa::NeonDot`, which exists only after detection. NEON itself is
+//! is [`tile`], which is told so for `Level::NeonDot`, which exists only after detection. NEON itself is
 //! part of every aarch64 target. (2) Loads through pointers: every pointer comes from a fixed-size array,
 //! made from a slice whose length is checked on the spot. (3) Two instructions are in assembly, as
 //! not every supported compiler has their intrinsics: they work on registers alone.
@@ -15,22 +15,22 @@
 //! the plain code does, step by step. So these kernels give its bits, which no row beside them changes.
 #![allow(unsafe_code)]
 
-use super::formats::{
+use crate::formats::{
     Format32, Format256, Minimum, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0, Values32, Values256,
     at, eighths, of_rows,
 };
-use super::packed::{SCALES, fifth, high, low, nibbles};
-use super::quantise::{By32, By256};
-use super::{Activations, Kind};
+use crate::packed::{SCALES, fifth, high, low, nibbles};
+use crate::quantise::{By32, By256};
+use crate::{Activations, Kind};
 use std::arch::aarch64::*;
 use std::arch::asm;
 
 /// Rows of weights in a group.
-pub(super) const ROWS: usize = 4;
+pub(crate) const ROWS: usize = 4;
 
 /// A group of four rows of weights times `out.len() / 4` rows of activations from `first` on (at most
 /// 8); `out` is `activations × 4`. `dot`: the machine has `sdot`.
-pub(super) fn tile(
+pub(crate) fn tile(
     (dot, kind): (bool, Kind),
     weights: &[u8],
     x: &Activations,
@@ -43,7 +43,7 @@ pub(super) fn tile(
             match out.as_chunks_mut().0 {
                 $(out if out.len() == $m => {
                     let out: &mut [[f32; ROWS]; $m] = out.try_into().expect("its length");
-                    // SAFETY: `Isa::NeonDot` was detected when `dot` (1).
+                    // SAFETY: `Level::NeonDot` was detected when `dot` (1).
                     unsafe {
                         if dot {
                             rows::<true, $m>(kind, weights, x, first, out);
@@ -397,7 +397,7 @@ fn halves(b: &[u8], at: usize) -> float32x4_t {
 /// Four 16-bit floats as 32-bit ones.
 #[target_feature(enable = "neon")]
 #[inline]
-pub(super) fn floats(halves: uint16x4_t) -> float32x4_t {
+pub(crate) fn floats(halves: uint16x4_t) -> float32x4_t {
     let floats;
     // SAFETY: part of NEON; it works on registers alone (3).
     unsafe {

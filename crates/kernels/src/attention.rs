@@ -10,20 +10,24 @@
 //! Sixteen keys are scored side by side, a lane each: no sum ever crosses lanes.
 #![allow(unsafe_code)] // Only to call a function compiled for instructions that the machine was found to have.
 
+use crate::TASK_VALUES;
 #[cfg(target_arch = "x86_64")]
-use super::attention_avx2::block_avx2;
+use crate::attention_avx2::block_avx2;
 #[cfg(target_arch = "aarch64")]
-use super::attention_neon::block_neon;
-use super::history::{Head, History, KvFormat, Number, SHARE, TOGETHER};
-use super::{Isa, TASK_VALUES};
+use crate::attention_neon::block_neon;
+use crate::history::{Head, History, KvFormat, Number, SHARE, TOGETHER};
+use crate::isa::{Isa, Level};
 use rayon::prelude::*;
 
 /// Keys of a task: keys and values of one head then fit into a small second-level cache.
-pub(super) const BLOCK: usize = 256;
+pub(crate) const BLOCK: usize = 256;
 
 /// `out[row][head]` for the rows of one sequence in one layer: row `i` sees the first `past + i + 1`
 /// tokens of `history`. `q` and `out` are `rows × heads × width`.
-pub(crate) fn attend(
+///
+/// # Panics
+/// If the sizes do not fit together, or the history has no memory for so many tokens.
+pub fn attend(
     isa: Isa,
     q: &[f32],
     heads: usize,
@@ -31,6 +35,14 @@ pub(crate) fn attend(
     past: usize,
     out: &mut [f32],
 ) {
+    assert!(heads > 0 && heads.is_multiple_of(history.kv_heads()), "heads share keys and values");
+    let row = heads.checked_mul(history.width()).expect("a countable width");
+    assert!(q.len().is_multiple_of(row) && q.len() == out.len(), "rows of queries");
+    let seen = past.checked_add(q.len() / row).expect("a countable text");
+    assert!(layer < history.layers() && seen <= history.room(), "tokens of the history");
+    if q.is_empty() {
+        return;
+    }
     match history.format() {
         KvFormat::F16 => attend_as::<u16>(isa, q, heads, (history, layer), past, out),
         KvFormat::F32 => attend_as::<f32>(isa, q, heads, (history, layer), past, out),
@@ -68,14 +80,14 @@ fn attend_as<N: Loaded>(
             first: from / TOGETHER,
             keys: to - from,
         };
-        match isa {
+        match isa.0 {
             #[cfg(target_arch = "x86_64")]
-            // SAFETY: `Isa::Avx2` and `Isa::Avx512` exist only on a machine with AVX2, FMA and F16C.
-            Isa::Avx2 | Isa::Avx512 => unsafe { block_avx2(&task, part) },
+            // SAFETY: `Level::Avx2` and `Level::Avx512` exist only on a machine with AVX2, FMA and F16C.
+            Level::Avx2 | Level::Avx512 => unsafe { block_avx2(&task, part) },
             #[cfg(target_arch = "aarch64")]
             // SAFETY: NEON is part of every aarch64 target.
-            Isa::NeonDot | Isa::Neon => unsafe { block_neon(&task, part) },
-            Isa::Portable => one_block(&task, part),
+            Level::NeonDot | Level::Neon => unsafe { block_neon(&task, part) },
+            Level::Portable => one_block(&task, part),
         }
     };
     let parts_of =
@@ -114,15 +126,15 @@ fn attend_as<N: Loaded>(
 }
 
 #[cfg(target_arch = "x86_64")]
-use super::attention_avx2::OnAvx2 as Loaded;
+use crate::attention_avx2::OnAvx2 as Loaded;
 #[cfg(target_arch = "aarch64")]
-use super::attention_neon::OnNeon as Loaded;
+use crate::attention_neon::OnNeon as Loaded;
 /// A number with instructions of its own where the machine has them.
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
 use Number as Loaded;
 
 /// One row, one KV head, one block of keys.
-pub(super) struct Task<'a, N> {
+pub(crate) struct Task<'a, N> {
     /// Query heads.
     pub group: usize,
     pub width: usize,
@@ -136,20 +148,20 @@ pub(super) struct Task<'a, N> {
 }
 
 impl<N> Task<'_, N> {
-    pub(super) fn scale(&self) -> f32 {
+    pub(crate) fn scale(&self) -> f32 {
         1.0 / (self.width as f32).sqrt()
     }
 }
 
 impl<N: Number> Task<'_, N> {
     /// Numbers of a head whose products are added before their scale is applied.
-    pub(super) fn share(&self) -> usize {
+    pub(crate) fn share(&self) -> usize {
         if N::SCALED { SHARE } else { self.width }
     }
 
     /// Makes `scaled` the weights of the tokens, times the scales of a share of their values.
     #[inline(always)]
-    pub(super) fn scale_weights(&self, share: usize, weights: &[f32], scaled: &mut [f32]) {
+    pub(crate) fn scale_weights(&self, share: usize, weights: &[f32], scaled: &mut [f32]) {
         for block in 0..self.keys.div_ceil(TOGETHER) {
             let scales = &self.history.scales(self.first + block).1[share * TOGETHER..];
             let at = block * TOGETHER;
@@ -219,7 +231,7 @@ fn one_block<N: Number>(task: &Task<'_, N>, part: &mut [f32]) {
 /// Makes `e^(scale · (score − maximum))` of the first `keys` scores; gives the scaled maximum and
 /// the sum.
 #[inline(always)]
-pub(super) fn softmax_of(scores: &mut [f32; BLOCK], keys: usize, scale: f32) -> (f32, f32) {
+pub(crate) fn softmax_of(scores: &mut [f32; BLOCK], keys: usize, scale: f32) -> (f32, f32) {
     // A multiple of the lanes; what is beyond the keys weighs nothing.
     let padded = keys.next_multiple_of(8);
     scores[keys..padded].fill(f32::NEG_INFINITY);
@@ -251,7 +263,7 @@ fn sum([a, b, c, d, e, f, g, h]: [f32; 8]) -> f32 {
 /// `e^x` for x ≤ 0, within 2 units of the last place; 0 below −87. Straight arithmetic, so that eight
 /// of them are one sequence of vector instructions (after Cephes' `expf`).
 #[inline(always)]
-pub(super) fn exp(x: f32) -> f32 {
+pub(crate) fn exp(x: f32) -> f32 {
     // Adding this moves the whole number into the low bits of the significand.
     const SHIFT: f32 = 12_582_912.0;
     let small = x < -87.0;
@@ -291,7 +303,8 @@ mod tests {
     /// In the second of three layers; the others are not looked at.
     fn history(format: KvFormat, kv_heads: usize, [keys, values]: [&[f32]; 2]) -> History {
         let tokens = keys.len() / (kv_heads * WIDTH);
-        let mut history = History::new(format, [3, kv_heads, WIDTH], tokens).unwrap();
+        let mut history = History::new(format, [3, kv_heads, WIDTH], tokens);
+        history.reserve(tokens).unwrap();
         for layer in [0, 2] {
             let other = vec![f32::NAN; keys.len()];
             history.write(layer, 0, &other, &other);
@@ -357,7 +370,7 @@ mod tests {
                 let [k, v] = [&keys, &values].map(|numbers| kept(format, numbers));
                 let right = naive(&q, heads, kv_heads, [&k, &v], past);
                 let history = history(format, kv_heads, [&keys, &values]);
-                for isa in [Isa::Portable, Isa::detect()] {
+                for isa in [Isa(Level::Portable), Isa::detect()] {
                     let found = run(isa, &q, heads, &history, past);
                     for (a, b) in found.iter().zip(&right) {
                         let error = (f64::from(*a) - b).abs();
@@ -384,6 +397,29 @@ mod tests {
                 assert_eq!(alone, all[row * width..][..width], "{format:?} row {row}");
             }
         }
+    }
+
+    /// Whatever is asked, it is refused and nothing outside is read or written.
+    #[test]
+    fn sizes_that_do_not_fit_are_refused() {
+        let (keys, q) = (numbers(32 * 2 * WIDTH, 7), numbers(4 * WIDTH, 8));
+        let history = history(KvFormat::F16, 2, [&keys, &keys]);
+        let refused = |q: &[f32], heads: usize, layer: usize, past: usize, out: usize| {
+            let work =
+                || attend(Isa::detect(), q, heads, (&history, layer), past, &mut vec![0.0; out]);
+            let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
+            assert!(caught.is_err(), "{} of {heads}, {layer}, {past}, {out}", q.len());
+        };
+        let n = q.len();
+        refused(&q, 3, 1, 0, n);
+        refused(&q, 0, 1, 0, n);
+        refused(&q, usize::MAX - 1, 1, 0, n);
+        refused(&q[1..], 4, 1, 0, n - 1);
+        refused(&q, 4, 1, 0, n - 1);
+        refused(&q, 4, 3, 0, n);
+        refused(&q, 4, 1, 32, n);
+        refused(&q, 4, 1, usize::MAX, n);
+        attend(Isa::detect(), &[], 4, (&history, 1), 0, &mut []);
     }
 
     #[test]

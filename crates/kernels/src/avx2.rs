@@ -1,7 +1,7 @@
-//! The kernels with AVX2, FMA and F16C, for [packed](super::packed) weights.
+//! The kernels with AVX2, FMA and F16C, for [packed](crate::packed) weights.
 //!
 //! **Why `unsafe` is here and sound.** (1) Functions with `#[target_feature]` may only run on a
-//! machine that has the features: the only way in is [`tile`], which is called for `Isa::Avx2`, which
+//! machine that has the features: the only way in is [`tile`], which is called for `Level::Avx2`, which
 //! exists only after detection. (2) Loads through pointers: every pointer comes from a fixed-size
 //! array, made from a slice whose length is checked on the spot.
 //!
@@ -17,28 +17,29 @@
 //! batch-invariant.
 #![allow(unsafe_code)]
 
-use super::formats::{
+use crate::formats::{
     Format32, Format256, Minimum, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0, Values32, Values256,
     at, eighths, of_rows,
 };
-use super::packed::{SCALES, fifth, high, low, nibbles};
-use super::quantise::{By32, By256};
-use super::{Activations, Kind, PREFETCH, prefetch};
+use crate::packed::{SCALES, fifth, high, low, nibbles};
+use crate::product::{PREFETCH, prefetch};
+use crate::quantise::{By32, By256};
+use crate::{Activations, Kind};
 use std::arch::x86_64::*;
 
 /// Rows of weights in a group.
-pub(super) const ROWS: usize = 8;
+pub(crate) const ROWS: usize = 8;
 
 /// A group of eight rows of weights times `out.len() / 8` rows of activations from `first` on (at
 /// most 8); `out` is `activations × 8`.
-pub(super) fn tile(kind: Kind, weights: &[u8], x: &Activations, first: usize, out: &mut [f32]) {
+pub(crate) fn tile(kind: Kind, weights: &[u8], x: &Activations, first: usize, out: &mut [f32]) {
     // The number of rows must be known to the compiler, so that accumulators stay in registers.
     macro_rules! tile {
         ($($m:literal),*) => {
             match out.as_chunks_mut().0 {
                 $(out if out.len() == $m => {
                     let out: &mut [[f32; ROWS]; $m] = out.try_into().expect("its length");
-                    // SAFETY: `Isa::Avx2` was detected (1).
+                    // SAFETY: `Level::Avx2` was detected (1).
                     unsafe { rows::<$m>(kind, weights, x, first, out) }
                 })*
                 out => unreachable!("a tile of {} rows", out.len()),

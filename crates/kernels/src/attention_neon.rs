@@ -1,4 +1,4 @@
-//! One task of [attention](super::attention) with NEON.
+//! One task of [attention](crate::attention) with NEON.
 //!
 //! **Why `unsafe` is here and sound.** (1) NEON is part of every aarch64 target; its functions are unsafe
 //! to call from those that do not say so, as `attention.rs`. (2) Loads through pointers: every pointer
@@ -9,9 +9,9 @@
 //! and no head's sum on the others.
 #![allow(unsafe_code)]
 
-use super::attention::{BLOCK, Task, softmax_of};
-use super::history::{Number, TOGETHER};
-use super::neon::floats;
+use crate::attention::{BLOCK, Task, softmax_of};
+use crate::history::{Number, TOGETHER};
+use crate::neon::floats;
 use std::arch::aarch64::*;
 
 /// A number of the cache that can be loaded eight at a time.
@@ -55,7 +55,7 @@ const HEADS: usize = 6;
 
 /// As `one_block` in plain Rust.
 #[target_feature(enable = "neon")]
-pub(super) fn block_neon<N: OnNeon>(task: &Task<'_, N>, part: &mut [f32]) {
+pub(crate) fn block_neon<N: OnNeon>(task: &Task<'_, N>, part: &mut [f32]) {
     let (sums, softmax) = part.split_at_mut(task.group * task.width);
     let (maxima, totals) = softmax.split_at_mut(task.group);
     // Even shares: seven heads as four and three.
