@@ -237,6 +237,13 @@ test(
     await page.run(`document.querySelector('${id('bench-quick')}').click()`);
     await page.click(await page.one(id('bench-start')));
     await page.until('progress', () => page.one(`${id('bench-progress')} span`), 30);
+    // It goes on while another view is open, which says so and can end it.
+    await page.shortcut('1');
+    await page.until('the benchmark in the chat', () => page.one(id('bench-runs')));
+    await page.ask('Say yes.');
+    await page.until('a refusal', () => page.one(id('bench-cancel-send')));
+    await page.shortcut('2');
+    await page.until('its progress', () => page.one(`${id('bench-progress')} span`), 30);
     await page.click(await page.one(id('bench-cancel')));
     await page.until('the end', () => page.one(id('bench-start')), 30);
     assert.equal(sql('SELECT count(*) FROM benchmarks')[0][0], 0);

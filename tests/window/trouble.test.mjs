@@ -28,6 +28,7 @@ const env = {
   TANDEM_DATA_DIR: data,
   TANDEM_CACHE_DIR: path.join(data, 'cache'),
   TANDEM_DIALOG_DIR: files,
+  TANDEM_IMPORT_FILE: path.join(files, 'no-model.gguf'),
   // Nothing listens there.
   TANDEM_HUB: 'http://127.0.0.1:9',
   PIP_INDEX_URL: 'http://127.0.0.1:9',
@@ -182,6 +183,15 @@ test('a hub out of reach is said where the download began', { timeout: 120_000 }
   assert.match(detail[1], /os error/);
   assert.match(await textOf(`${at} ${id('pair-use')}`), /Try again/);
   await shoot('hub-away');
+});
+
+test('a file that is no model is refused in words', { timeout: 60_000 }, async () => {
+  writeFileSync(path.join(files, 'no-model.gguf'), 'no model at all');
+  await press(id('model-import'));
+  await page.until('the reason', () => page.one(id('import-error')), 20);
+  const text = await textOf(`${id('import-error')} p`);
+  assert.match(text, /GGUF/);
+  assert.doesNotMatch(text, /\n|::|backtrace|at \/|\.rs/i);
 });
 
 test('a file that is no conversation is refused in words', { timeout: 60_000 }, async () => {

@@ -23,6 +23,8 @@ const NOT_LAST = /.[/:;=(&<>@#"~]$/s;
 /** Two words in a row, which mathematics would have in `\text{}`; or a price and a word. */
 const PROSE =
   /(?<![\p{L}\p{N}])\p{L}{2,}[,;:]?\s+\p{L}{2,}|^\s*\d[\d.,]*\p{L}?\b[^]*[\s(]\p{L}{2,}/u;
+/** `$x =~ /a$/`, `$i++`, `$a::b`; and `\${name}`, which is a template's. */
+const PROGRAM = /=~|!~|==|::|&&|\+\+|\+=|-=|->\w+\(|^\{+[^\\^_{}]*\}+$/;
 const COMMAND = /\\[a-z]/i;
 /** Of the longest formula, in characters. */
 const LONGEST = 5000;
@@ -60,6 +62,7 @@ const isBalanced = (text: string) =>
 /** Whether what is between dollars can be meant as mathematics. */
 function isMeant(text: string): boolean {
   if (!text || NOT_FIRST.test(text) || NOT_LAST.test(text) || !isBalanced(text)) return false;
+  if (PROGRAM.test(text)) return false;
   return COMMAND.test(text) || !PROSE.test(text);
 }
 

@@ -175,7 +175,10 @@ export class Thread {
   }
 
   async #branch(from: api.Message, start: (id: number, on: OnEvent) => Promise<api.Sent>) {
-    if (this.id === null || this.generating || this.sending !== null) return false;
+    if (this.id === null || this.generating || this.sending !== null || this.#branching)
+      return false;
+    // A second press, before the answer to the first one is there, is the first one's.
+    this.#branching = true;
     this.dismiss();
     try {
       const feed = this.#feed();
@@ -190,6 +193,8 @@ export class Thread {
     } catch (error) {
       this.#failed(error, () => this.#branch(from, start));
       return false;
+    } finally {
+      this.#branching = false;
     }
   }
 
@@ -263,6 +268,7 @@ export class Thread {
   }
 
   #waiting = false;
+  #branching = false;
 
   async #resync() {
     this.#waiting = false;

@@ -239,6 +239,21 @@ describe('Thread', () => {
     expect(thread.generating).toBe(true);
   });
 
+  it('begins one answer when it is asked for twice at once', async () => {
+    let calls = 0;
+    backend.generation_attach = () => null;
+    backend.messages_list = () => [question, { ...answer, content: 'a', status: 'done' as const }];
+    backend.context_usage = () => null;
+    backend.answer_again = () => {
+      calls += 1;
+      return { userMessage: null, answerMessage: message(5, { parent: 1 }) };
+    };
+    const thread = new Thread(1);
+    await thread.load();
+    const asked = await Promise.all([thread.again(answer), thread.again(answer)]);
+    expect([asked, calls]).toEqual([[true, false], 1]);
+  });
+
   it('keeps everything as it was when another branch cannot be begun', async () => {
     backend.generation_attach = () => null;
     backend.messages_list = () => [question, { ...answer, content: 'a', status: 'done' as const }];
