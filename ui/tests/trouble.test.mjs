@@ -251,6 +251,23 @@ for (const size of ['desktop', 'phone']) {
   });
 }
 
+test('what fails after its view was left is said all the same', { timeout: 60_000 }, async () => {
+  const page = await rig.open({
+    prepare: () => {
+      window.fake.commands.box_pair = async () => {
+        await window.fake.sleep(500);
+        throw { code: 'code', message: 'the code is not right' };
+      };
+    },
+  });
+  await go(page, 'boxes');
+  await page.locator(id('box-place')).fill('192.168.1.20:7470');
+  await page.locator(id('box-code')).fill('ABCD-EFGH');
+  await page.locator(id('box-pair')).click();
+  await go(page, 'chat');
+  await page.locator('.toast').getByText('The code is not right.').waitFor();
+});
+
 test('only the pair that is changed to says so', { timeout: 60_000 }, async () => {
   const page = await rig.open({
     prepare: () => {

@@ -17,7 +17,8 @@ export const common = texts({
     cancel: 'Cancel',
     close: 'Close',
     copied: 'Copied',
-    broken: 'This part of the window cannot be shown. The rest goes on working.',
+    broken:
+      'This part of the window cannot be shown; the rest goes on working. Try again. If it stays so, restart the app, and report it with the diagnostics from the settings.',
     details: 'Details',
     delete: 'Delete',
     dismiss: 'Dismiss',
@@ -71,7 +72,8 @@ export const common = texts({
     cancel: 'Abbrechen',
     close: 'Schließen',
     copied: 'Kopiert',
-    broken: 'Dieser Teil des Fensters kann nicht gezeigt werden. Der Rest arbeitet weiter.',
+    broken:
+      'Dieser Teil des Fensters kann nicht gezeigt werden; der Rest arbeitet weiter. Versuchen Sie es noch einmal. Bleibt es so, starten Sie die App neu, und melden Sie es mit der Diagnose aus den Einstellungen.',
     details: 'Einzelheiten',
     delete: 'Löschen',
     dismiss: 'Verwerfen',
@@ -125,7 +127,8 @@ export const common = texts({
     cancel: 'Annuler',
     close: 'Fermer',
     copied: 'Copié',
-    broken: 'Cette partie de la fenêtre ne peut pas être affichée. Le reste continue.',
+    broken:
+      'Cette partie de la fenêtre ne peut pas être affichée ; le reste continue. Réessayez. Si cela persiste, redémarrez l’application et signalez-le avec le diagnostic des réglages.',
     details: 'Détails',
     delete: 'Supprimer',
     dismiss: 'Masquer',
