@@ -44,7 +44,7 @@ pub(crate) fn start_log(database: &Path) {
     let problem = file.as_ref().err().map(ToString::to_string);
     let file = file.ok().map(|file| {
         let layer = fmt::layer().with_ansi(false).with_writer(Mutex::new(file));
-        let filter = chosen("warn,tandem_app=info,edge=info");
+        let filter = chosen("warn,tandem_app=info,tandem_inference=info,edge=info");
         layer.with_filter(filter.and(filter_fn(without_words)))
     });
     tracing_subscriber::registry().with(terminal).with(file).init();

@@ -78,6 +78,7 @@ pub(crate) async fn settings_set(app: Shared<'_>, settings: Settings) -> Answer<
     }
     let text = serde_json::to_string(&settings).map_err(|e| ApiError::new("settings", e))?;
     app.store.set_setting("settings", &text).await?;
+    crate::window::keep_theme(&app.database, &settings.theme);
     *app.settings.lock().unwrap_or_else(PoisonError::into_inner) = settings.clone();
     app.tell_status();
     Ok(settings)

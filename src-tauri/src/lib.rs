@@ -17,9 +17,11 @@ mod desktop;
 mod edge;
 mod metrics;
 mod models;
+mod phases;
 mod startup;
 mod state;
 mod system;
+mod window;
 
 use state::App;
 use std::sync::Arc;
@@ -31,6 +33,7 @@ use tauri::Manager;
 /// If the system has no webview, with a message that says so.
 #[cfg_attr(mobile, tauri::mobile_entry_point)]
 pub fn run() {
+    phases::begin();
     // On a phone it is the system that says where files go, later.
     #[cfg(desktop)]
     about::start_log(&startup::database(None));
@@ -46,7 +49,11 @@ pub fn run() {
             #[cfg(mobile)]
             about::start_log(&startup::database(Some(tauri.handle())));
             tauri.manage(startup::Startup::default());
-            tauri::async_runtime::block_on(startup::open(tauri.handle()));
+            // The window first, and then what it waits for; nothing of it on this thread, which also
+            // hands the page to the webview.
+            window::create(tauri)?;
+            let handle = tauri.handle().clone();
+            tauri::async_runtime::spawn(async move { startup::open(&handle).await });
             Ok(())
         })
         .invoke_handler(tauri::generate_handler![
@@ -70,6 +77,7 @@ pub fn run() {
             conversations::branch_choose,
             conversations::context_usage,
             startup::startup,
+            startup::painted,
             system::notice_words,
             models::models_list,
             models::models_overview,

@@ -69,6 +69,8 @@ pub(crate) struct Changing {
     pub drafter_memory: u64,
     pub drafter_problem: Option<String>,
     pub loading: bool,
+    /// Whether models have been looked for: before, nothing is missing.
+    pub awake: bool,
     /// The models that this device uses.
     pub choice: Choice,
     /// The box in use, and the link to it.
@@ -173,7 +175,7 @@ impl App {
         let now = self.changing();
         let (mut model, mut detail, mut url) = (None, now.edge_problem.clone(), None);
         let mut problem_kind = None;
-        let starting = now.active.bundled && (now.edge_starting || now.edge_waiting);
+        let starting = now.active.bundled && (now.edge_starting || now.edge_waiting || !now.awake);
         let connected =
             |link: &Link| matches!(&*link.state().borrow(), LinkState::Connected { .. });
         let state = match &now.link {
@@ -218,7 +220,7 @@ impl App {
                 detail: crate::system::remark(d).or_else(|| now.drafter_problem.clone()),
             },
             None => DrafterStatus {
-                state: if now.loading {
+                state: if now.loading || !now.awake {
                     "loading"
                 } else if now.drafter_problem.is_some() {
                     "failed"
@@ -241,10 +243,12 @@ impl App {
     /// Loads and starts whatever is ready and not running yet. Called at the start and after each
     /// download.
     pub(crate) async fn wake(&self) {
+        self.changing().awake = true;
         loop {
             let choice = self.choice();
-            self.wake_drafter().await;
-            self.wake_edge().await;
+            // Beside each other: neither waits for the other's file.
+            tokio::join!(self.wake_drafter(), self.wake_bundled());
+            self.wake_link().await;
             if self.choice() == choice {
                 return;
             }
@@ -262,6 +266,7 @@ impl App {
             now.loading = true;
         }
         self.tell_status();
+        crate::phases::reached("drafter begun");
         let loaded = crate::system::load_drafter(self, &name, path).await;
         {
             let mut now = self.changing();
@@ -270,6 +275,7 @@ impl App {
                 // Another was chosen meanwhile.
                 _ if now.choice.drafter != name => {}
                 Ok(loaded) => {
+                    crate::phases::reached("drafter loaded");
                     now.drafter = Some(loaded.drafter);
                     (now.drafter_memory, now.drafter_problem) = (loaded.memory, loaded.remark);
                 }
@@ -279,11 +285,10 @@ impl App {
         self.tell_status();
     }
 
-    async fn wake_edge(&self) {
-        let Some(drafter) = self.changing().drafter.clone() else { return };
-        let active = self.changing().active.clone();
-        if !active.bundled {
-            return self.wake_paired(&active, &drafter).await;
+    /// Starts the edge of this device, where it is the one in use.
+    async fn wake_bundled(&self) {
+        if !self.changing().active.bundled {
+            return;
         }
         if cfg!(mobile) {
             let text = "a phone has no edge of its own: pair it with a box under Boxes";
@@ -302,6 +307,7 @@ impl App {
             now.edge_port.take()
         };
         self.tell_status();
+        crate::phases::reached("edge begun");
         let started = crate::edge::start(&path.to_string_lossy(), port).await;
         let wanted = {
             let mut now = self.changing();
@@ -311,7 +317,7 @@ impl App {
         };
         match started {
             _ if !wanted => {}
-            Ok(edge) => self.edge_ready(edge, &active, &drafter),
+            Ok(edge) => self.edge_ready(edge),
             // Another program may have taken the port.
             Err(e) if e.killed || port.is_some() => self.start_edge_later(Duration::ZERO, &e.why),
             Err(e) => {
@@ -323,22 +329,18 @@ impl App {
     }
 
     /// Takes an edge that has started, and follows it to its end.
-    fn edge_ready(&self, edge: Arc<Bundled>, active: &Active, drafter: &Drafter) {
-        let address = edge.address();
-        let same = {
+    fn edge_ready(&self, edge: Arc<Bundled>) {
+        crate::phases::reached("edge ready");
+        {
             let mut now = self.changing();
             now.bundled = Some(Arc::clone(&edge));
             now.edge_problem = None;
-            let same = now.link.clone().filter(|link| address.as_ref() == Ok(link.address()));
-            if same.is_none() {
-                now.link = None;
+            let address = edge.address();
+            now.link = now.link.take().filter(|link| address.as_ref() == Ok(link.address()));
+            if let Some(link) = &now.link {
+                // Answers that were being written go on with it.
+                link.reconnect();
             }
-            same
-        };
-        match same {
-            // Answers that were being written go on with it.
-            Some(link) => link.reconnect(),
-            None => self.connect(active, address, drafter),
         }
         let (handle, end) = (self.handle.clone(), edge.end());
         let edge = Arc::downgrade(&edge);
@@ -389,22 +391,33 @@ impl App {
         });
     }
 
-    async fn wake_paired(&self, active: &Active, drafter: &Drafter) {
-        if self.changing().link.is_some() {
-            return;
-        }
-        let address = match self.store.one_box(active.id).await {
-            Ok(row) => self.boxes.address(&row).await.map_err(|e| e.to_string()),
-            Err(e) => Err(e.to_string()),
+    /// Links to the box in use, as soon as there is a drafter to introduce.
+    async fn wake_link(&self) {
+        let (drafter, active, bundled) = {
+            let now = self.changing();
+            let Some(drafter) = now.drafter.clone() else { return };
+            if now.link.is_some() {
+                return;
+            }
+            (drafter, now.active.clone(), now.bundled.clone())
         };
-        self.connect(active, address, drafter);
+        let address = if active.bundled {
+            let Some(edge) = bundled else { return };
+            edge.address()
+        } else {
+            match self.store.one_box(active.id).await {
+                Ok(row) => self.boxes.address(&row).await.map_err(|e| e.to_string()),
+                Err(e) => Err(e.to_string()),
+            }
+        };
+        self.connect(&active, address, &drafter);
         self.tell_status();
     }
 
     /// Links to a box, if it is still the one in use, and follows the link's state.
     fn connect(&self, active: &Active, address: Result<EdgeAddress, String>, drafter: &Drafter) {
         let mut now = self.changing();
-        if now.active.id != active.id {
+        if now.active.id != active.id || now.link.is_some() {
             return;
         }
         let address = match address {
@@ -429,6 +442,9 @@ impl App {
                     LinkState::Connected { welcome, .. } => Some(welcome.model.clone()),
                     _ => None,
                 };
+                if seen.is_some() {
+                    crate::phases::reached("connected");
+                }
                 if let Some(model) = seen
                     && let Err(e) = app.store.box_used(id, Some(&model)).await
                 {

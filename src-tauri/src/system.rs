@@ -190,6 +190,10 @@ enum Fit {
 fn fitting(store: &Store, wanted: &str, path: PathBuf, free: Option<u64>) -> Fit {
     let Ok(facts) = Facts::read(&path) else { return Fit::Unknown };
     let first = Candidate { name: wanted.to_owned(), memory: facts.memory(CONTEXT) };
+    // The others are only looked at when they are needed: a header takes a while to read.
+    if choose_drafter(&first, &[], free).is_some() {
+        return Fit::Wanted(first.memory);
+    }
     let others: Vec<_> = store
         .installed()
         .into_iter()
@@ -200,7 +204,6 @@ fn fitting(store: &Store, wanted: &str, path: PathBuf, free: Option<u64>) -> Fit
         .collect();
     match choose_drafter(&first, &others, free) {
         None => Fit::None(first.memory),
-        Some(chosen) if chosen.name == wanted => Fit::Wanted(first.memory),
         Some(chosen) => match models::ready(store, &chosen.name) {
             Some(path) => Fit::Smaller(path, chosen.memory),
             None => Fit::None(first.memory),

@@ -1,6 +1,6 @@
 // A window of the real app, driven through WebKitWebDriver under its own Xvfb.
 import { execFileSync, spawn } from 'node:child_process';
-import { writeFileSync } from 'node:fs';
+import { closeSync, openSync, readSync, writeFileSync } from 'node:fs';
 import { createServer } from 'node:net';
 import path from 'node:path';
 import { createInterface } from 'node:readline';
@@ -17,11 +17,16 @@ const freePort = () =>
     });
   });
 
-/** Starts Xvfb, the driver and the app. `env` goes to the app; `managed` adds a window manager. */
-export async function open(binary, env, { width = 1100, height = 800, managed = false } = {}) {
+/**
+ * Starts Xvfb, the driver and the app. `env` goes to the app; `managed` adds a window manager; the screen is
+ * also a file in the folder `frames`.
+ */
+export async function open(binary, env, options = {}) {
+  const { width = 1100, height = 800, managed = false, frames } = options;
   const display = `:${90 + Math.floor(Math.random() * 400)}`;
   const port = await freePort();
-  const xvfb = spawn('Xvfb', [display, '-screen', '0', `${width}x${height}x24`], {
+  const file = frames ? ['-fbdir', frames] : [];
+  const xvfb = spawn('Xvfb', [display, '-screen', '0', `${width}x${height}x24`, ...file], {
     stdio: 'ignore',
   });
   await sleep(700);
@@ -125,6 +130,28 @@ export async function open(binary, env, { width = 1100, height = 800, managed = 
     },
   };
   return page;
+}
+
+/** The colour of a place on the screen that is a file; nothing before there is one. */
+export function pixel(frames, [x, y]) {
+  let file;
+  try {
+    file = openSync(path.join(frames, 'Xvfb_screen0'));
+    const at = (place, length) => {
+      const bytes = Buffer.alloc(length);
+      return readSync(file, bytes, 0, length, place) === length ? bytes : undefined;
+    };
+    // The head of an X window dump: its size, and of the lines and the table of colours.
+    const head = at(0, 100);
+    if (!head || head.readUInt32BE(0) < 100) return undefined;
+    const [size, bits, line, colours] = [0, 11, 12, 19].map((i) => head.readUInt32BE(4 * i));
+    const [blue, green, red] = at(size + 12 * colours + y * line + (x * bits) / 8, 3) ?? [];
+    return red === undefined ? undefined : `#${Buffer.from([red, green, blue]).toString('hex')}`;
+  } catch {
+    return undefined;
+  } finally {
+    if (file !== undefined) closeSync(file);
+  }
 }
 
 /** A selector for a test id. */

@@ -12,6 +12,7 @@ use std::path::Path;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
 use tandem_kernels::KvFormat;
 use tandem_speculation::TokenId;
 
@@ -331,9 +332,19 @@ impl Model {
     /// If the file cannot be read, is no usable GGUF, or of an unsupported architecture; if a GPU
     /// was asked for and there is none.
     pub fn load(path: &Path, options: &LoadOptions) -> Result<Self, Error> {
+        let begun = Instant::now();
         let file = Gguf::open(path)?;
+        let header = begun.elapsed();
         let tokenizer = Arc::new(Tokenizer::from_gguf(&file)?);
-        Self::of(file, tokenizer, options)
+        let vocabulary = begun.elapsed() - header;
+        let model = Self::of(file, tokenizer, options)?;
+        let weights = begun.elapsed() - header - vocabulary;
+        let [header, vocabulary, weights] = [header, vocabulary, weights].map(|t| t.as_millis());
+        tracing::info!(
+            "{} loaded: header {header} ms, tokenizer {vocabulary} ms, weights {weights} ms",
+            model.info.name
+        );
+        Ok(model)
     }
 
     /// Loads a GGUF file whose tokenizer is here already, so that only the weights take time and

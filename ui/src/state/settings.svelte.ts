@@ -3,10 +3,8 @@ import * as api from '../lib/api';
 
 type Theme = api.Settings['theme'];
 
-// Kept here as well so that the first paint has the right colours, before the backend answers.
-const THEME_SLOT = 'tandem.theme';
 const systemDark = window.matchMedia('(prefers-color-scheme: dark)');
-let shown: Theme = (localStorage.getItem(THEME_SLOT) as Theme | null) ?? 'system';
+let shown: Theme = 'system';
 
 export function showTheme(theme: Theme) {
   shown = theme;
@@ -14,7 +12,8 @@ export function showTheme(theme: Theme) {
   document.documentElement.dataset.theme = dark ? 'dark' : 'light';
 }
 
-showTheme(shown);
+// The app has set the kept theme before the page was laid out; a plain browser has none.
+if (!document.documentElement.dataset.theme) showTheme(shown);
 systemDark.addEventListener('change', () => showTheme(shown));
 
 class SettingsState {
@@ -58,7 +57,6 @@ class SettingsState {
   #take(settings: api.Settings) {
     this.current = settings;
     this.form = { ...settings };
-    localStorage.setItem(THEME_SLOT, settings.theme);
     showTheme(settings.theme);
     language.keep(settings.language);
   }

@@ -29,6 +29,7 @@ export interface Usage {
 type OnEvent = (event: ChatEvent) => void;
 
 export const startup = (again: boolean) => invoke<string | null>('startup', { again });
+export const painted = () => invoke<void>('painted');
 
 export const conversationChange = (id: number, change: Change) =>
   invoke<Conversation>('conversation_change', { id, change });
