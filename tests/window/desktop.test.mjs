@@ -63,7 +63,7 @@ async function launch() {
 
 /** Closes the window as a person does, and waits for the program's end. */
 async function quit() {
-  const pid = execFileSync('pgrep', ['-n', 'tandem-app'], { encoding: 'utf8' }).trim();
+  const pid = String(page.pid());
   // What was just paired may have taken the keyboard for a moment: keys go to who has it.
   x('windowactivate', '--sync', frame);
   x('key', 'alt+F4');
@@ -115,7 +115,7 @@ async function answer(maxTokens, seconds, { hidden, question = 'Tell me of the x
   }
   if (seconds > 0) {
     assert.equal(answers()[0][0], before, 'it ended too early');
-    const app = Number(execFileSync('pgrep', ['-n', 'tandem-app'], { encoding: 'utf8' }));
+    const app = page.pid();
     process.kill(app, 'SIGSTOP');
     await sleep(seconds * 1000);
     process.kill(app, 'SIGCONT');

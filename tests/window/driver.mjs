@@ -62,6 +62,9 @@ export async function open(binary, env, options = {}) {
   const at = `/session/${sessionId}`;
   const page = {
     display,
+    /** The app's process: this driver's, and no other one's on this machine. */
+    pid: () =>
+      Number(execFileSync('pgrep', ['-P', driver.pid, 'tandem-app'], { encoding: 'utf8' })),
     find: async (css) => {
       const found = await call('POST', `${at}/elements`, { using: 'css selector', value: css });
       return found.map((element) => element[ELEMENT]);

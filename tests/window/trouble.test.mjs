@@ -51,9 +51,9 @@ const textOf = async (css) => page.text(await page.one(css));
 
 /** The process of this app's own edge; 0 while there is none. */
 function edgePid() {
-  const apps = execFileSync('pgrep', ['-n', 'tandem-app'], { encoding: 'utf8' }).trim();
+  const app = page.pid();
   try {
-    return Number(execFileSync('pgrep', ['-P', apps, 'tandem-edge'], { encoding: 'utf8' }));
+    return Number(execFileSync('pgrep', ['-P', app, 'tandem-edge'], { encoding: 'utf8' }));
   } catch {
     return 0;
   }
@@ -82,21 +82,23 @@ after(async () => {
 
 test(
   'an edge that is killed is started again, and an answer goes on',
-  { timeout: 240_000 },
+  { timeout: 400_000 },
   async () => {
+    const settings = await invoke('settings_get');
+    await invoke('settings_set', { settings: { ...settings, maxTokens: 96 } });
     await page.ask('Count from 1 to 120 in words, separated by commas.');
     await page.until('text', async () => (await textOf(id('message-assistant'))).length > 20);
     const first = edgePid();
     assert.ok(first > 0);
     process.kill(first, 'SIGKILL');
-    await page.until('another edge', async () => ![0, first].includes(edgePid()), 20);
+    await page.until('another edge', async () => ![0, first].includes(edgePid()), 60);
     await page.connected(60);
     assert.match(log(), /the edge of this device ended: signal: 9/);
     assert.match(log(), /is started again in/);
     await page.until(
       'the end of the answer',
       () => page.one(`${id('message-assistant')}[data-status="done"]`),
-      120,
+      240,
     );
     // The new one has written as well, or checked what was drafted.
     const [[after]] = sql(
@@ -109,7 +111,7 @@ test(
 
 test(
   'one that keeps ending is left, said, and started by a button',
-  { timeout: 240_000 },
+  { timeout: 400_000 },
   async () => {
     const ended = async () => (await edge()).problem === 'ended';
     await page.until(
@@ -119,7 +121,7 @@ test(
         if (pid) process.kill(pid, 'SIGKILL');
         return ended();
       },
-      120,
+      240,
     );
     await sleep(3000);
     assert.equal(edgePid(), 0, 'it is left');

@@ -76,7 +76,7 @@ test('a killed app leaves what was streamed, and its edge ends', { timeout: 180_
     const all = await page.find(id('message-assistant'));
     return all.length === 3 && length > 60;
   });
-  const mine = execFileSync('pgrep', ['-n', 'tandem-app'], { encoding: 'utf8' }).trim();
+  const mine = String(page.pid());
   process.kill(Number(mine), 'SIGKILL');
   await page.close();
   const [[content]] = sql('SELECT content FROM messages ORDER BY id DESC LIMIT 1');
