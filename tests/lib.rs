@@ -50,8 +50,8 @@ pub async fn drafter(name: &str) -> Drafter {
 /// Usual limits on loopback.
 #[must_use]
 pub fn config(listen: SocketAddr) -> Config {
-    let limits =
-        Limits { context: 4096, sessions: 8, kv_bytes: 1 << 30, idle: Duration::from_secs(60) };
+    let (idle, wait) = (Duration::from_secs(60), Duration::from_secs(10));
+    let limits = Limits { context: 4096, sessions: 8, kv_bytes: 1 << 30, idle, wait };
     Config { listen, ..Config::local("test", limits) }
 }
 

@@ -8,15 +8,19 @@
 //! (Leviathan et al., arXiv 2211.17192). Random numbers belong to places and branches as they do on a
 //! device, so drafts that a device made before, and that are void, share none with these.
 
+use crate::job::Writing;
+use crate::kv_budget::{Holder, KvBudget, in_blocks};
+use crate::pass::forward;
 use crate::session::Session;
-use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Instant;
 use tandem_inference::{Error, KvCache, Model, Segment, Wanted};
 use tandem_protocol::SessionId;
 use tandem_speculation::{
-    Alternative, Distribution, DraftStop, Modelled, Planner, Purpose, RoundTimes, Source, TokenId,
-    Way, common_beginning, confidence, process, two_best,
+    Alternative, Distribution, DraftStop, Modelled, Planner, ProcessError, Purpose, RoundTimes,
+    Source, TokenId, Way, common_beginning, confidence, process, two_best,
 };
 
 /// Tokens that a draft may begin with in its first step; more are read before, in pieces of this
@@ -49,51 +53,77 @@ struct Read {
     tokens: Vec<TokenId>,
 }
 
-/// The edge's own drafter.
+/// A piece of text to read.
+struct Piece {
+    id: SessionId,
+    tokens: Vec<TokenId>,
+    /// Whether a token is drawn after it.
+    draws: bool,
+}
+
+/// The edge's own drafter. It takes only memory that nobody else wants, and what fails costs one stream
+/// its drafts.
 pub(crate) struct Colocated {
     model: Arc<Model>,
     read: HashMap<SessionId, Read>,
+    /// Conversations that it failed for: they go on without drafts.
+    failed: HashSet<SessionId>,
     planner: Planner,
 }
 
 impl Colocated {
     pub(crate) fn new(model: Arc<Model>) -> Self {
-        Self { model, read: HashMap::new(), planner: Planner::default() }
-    }
-
-    /// Bytes of its KV caches.
-    pub(crate) fn kv_bytes(&self) -> usize {
-        self.read.values().map(|r| r.cache.bytes()).sum()
+        Self { model, read: HashMap::new(), failed: HashSet::new(), planner: Planner::default() }
     }
 
     /// Forgets conversations that the edge forgot.
-    pub(crate) fn keep(&mut self, sessions: &HashMap<SessionId, Session>) {
-        self.read.retain(|id, _| sessions.contains_key(id));
+    pub(crate) fn keep(&mut self, sessions: &HashMap<SessionId, Session>, budget: &mut KvBudget) {
+        self.failed.retain(|id| sessions.contains_key(id));
+        for (id, _) in self.read.extract_if(|id, _| !sessions.contains_key(id)) {
+            budget.release(Holder::Drafter(id));
+        }
     }
 
-    /// Forgets everything: the drafts of streams are computed again.
-    pub(crate) fn clear(&mut self) {
-        self.read.clear();
+    /// Gives back what it has read of one conversation.
+    pub(crate) fn forget(&mut self, id: SessionId, budget: &mut KvBudget) {
+        self.read.remove(&id);
+        budget.release(Holder::Drafter(id));
     }
 
-    /// One token for every draft that is not done; true if there was any. Conversations beyond
-    /// `room` bytes of KV cache go on without drafts.
-    pub(crate) fn step(&mut self, sessions: &mut HashMap<SessionId, Session>, room: usize) -> bool {
+    /// Gives back what it has read of some conversation; false if there is nothing.
+    pub(crate) fn make_room(&mut self, budget: &mut KvBudget) -> bool {
+        let Some(id) = self.read.keys().next().copied() else { return false };
+        self.forget(id, budget);
+        true
+    }
+
+    /// One token for every draft that is not done; true if there was any.
+    pub(crate) fn step(
+        &mut self,
+        sessions: &mut HashMap<SessionId, Session>,
+        budget: &mut KvBudget,
+    ) -> bool {
         let drafts: Vec<SessionId> =
             sessions.values().filter(|s| s.drafts()).map(|s| s.id).collect();
         if drafts.is_empty() {
             return false;
         }
         let start = Instant::now();
-        if let Err(e) = self.pass(sessions, &drafts, room) {
-            tracing::warn!("the edge's drafter failed, streams go on without it: {e}");
-            for id in &drafts {
-                self.read.remove(id);
-                if let Some(stream) = sessions.get_mut(id).and_then(Session::drafting) {
+        let mut pieces = Vec::new();
+        for id in &drafts {
+            let Some(mut stream) = sessions.get_mut(id).and_then(Session::drafting) else {
+                continue;
+            };
+            match self.piece(*id, &mut stream, budget) {
+                Ok(Some(piece)) => pieces.push(piece),
+                Ok(None) => stream.draft.done = true,
+                Err(e) => {
                     stream.draft.done = true;
+                    self.give_up(*id, &e.to_string(), budget);
                 }
             }
         }
+        self.pass(sessions, &pieces, budget);
         let ms = start.elapsed().as_secs_f64() * 1e3;
         for id in &drafts {
             if let Some(stream) = sessions.get_mut(id).and_then(Session::drafting) {
@@ -103,82 +133,96 @@ impl Colocated {
         true
     }
 
+    /// Said once for each conversation.
+    fn give_up(&mut self, id: SessionId, problem: &str, budget: &mut KvBudget) {
+        tracing::warn!("the edge's drafter failed, a conversation goes on without it: {problem}");
+        self.failed.insert(id);
+        self.forget(id, budget);
+    }
+
+    /// What the drafter reads of a stream now; `None` where it has no room, or nothing to draft.
+    fn piece(
+        &mut self,
+        id: SessionId,
+        stream: &mut Writing<'_>,
+        budget: &mut KvBudget,
+    ) -> Result<Option<Piece>, Error> {
+        let text = stream.whole();
+        // The drafter's context may be smaller than the verifier's.
+        let context = stream.capacity.min(self.model.info().max_context);
+        if self.failed.contains(&id) || text.len() > context {
+            self.forget(id, budget);
+            return Ok(None);
+        }
+        let shared = self.read.get(&id).map_or(0, |read| common_beginning(&read.tokens, &text));
+        let keep = shared.min(text.len().saturating_sub(1));
+        let left = &text[keep..];
+        let tokens = left[..left.len().min(PIECE)].to_vec();
+        let blocks = in_blocks(keep + tokens.len(), context);
+        if !budget.reserve(Holder::Drafter(id), self.model.cache_bytes(blocks, context)) {
+            return Ok(None);
+        }
+        let read = match self.read.entry(id) {
+            Entry::Occupied(entry) => entry.into_mut(),
+            Entry::Vacant(entry) => {
+                entry.insert(Read { cache: self.model.new_cache(context)?, tokens: Vec::new() })
+            }
+        };
+        read.cache.truncate(keep);
+        read.tokens.truncate(keep);
+        let planner = &self.planner;
+        let stop = stream
+            .draft
+            .stop
+            .get_or_insert_with(|| planner.draft_stop(Way::Turns).at_most(stream.most));
+        // One that has much to read must not hold up its stream.
+        stream.draft.done = left.len() > PIECE || stop.most() == 0;
+        Ok(Some(Piece { id, tokens, draws: !stream.draft.done }))
+    }
+
     fn pass(
         &mut self,
         sessions: &mut HashMap<SessionId, Session>,
-        drafts: &[SessionId],
-        room: usize,
-    ) -> Result<(), Error> {
-        // What each reads now, and whether a token is drawn after it.
-        let mut pieces: HashMap<SessionId, (Vec<TokenId>, bool)> = HashMap::new();
-        for id in drafts {
-            let Some(stream) = sessions.get_mut(id).and_then(Session::drafting) else { continue };
-            let text = stream.whole();
-            if !self.read.contains_key(id) {
-                let bytes = text.len() * self.model.cache_bytes_per_token();
-                if self.kv_bytes() + bytes > room {
-                    stream.draft.done = true;
-                    continue;
-                }
-                let cache = self.model.new_cache(stream.capacity)?;
-                self.read.insert(*id, Read { cache, tokens: Vec::new() });
-            }
-            let Some(read) = self.read.get_mut(id) else { continue };
-            let shared = common_beginning(&read.tokens, &text);
-            let keep = shared.min(text.len() - 1);
-            read.cache.truncate(keep);
-            read.tokens.truncate(keep);
-            let planner = &self.planner;
-            let stop = stream
-                .draft
-                .stop
-                .get_or_insert_with(|| planner.draft_stop(Way::Turns).at_most(stream.most));
-            let left = &text[keep..];
-            // One that has much to read must not hold up its stream.
-            stream.draft.done = left.len() > PIECE || stop.most() == 0;
-            let piece = left[..left.len().min(PIECE)].to_vec();
-            pieces.insert(*id, (piece, !stream.draft.done));
-        }
+        pieces: &[Piece],
+        budget: &mut KvBudget,
+    ) {
         let mut order = Vec::new();
         let mut segments = Vec::new();
         for (id, read) in &mut self.read {
-            if let Some((tokens, draws)) = pieces.get(id) {
-                read.tokens.extend_from_slice(tokens);
-                let logits = if *draws { Wanted::Last } else { Wanted::None };
-                segments.push(Segment { cache: &mut read.cache, tokens, logits });
-                if *draws {
-                    order.push(*id);
-                }
+            if let Some(piece) = pieces.iter().find(|piece| piece.id == *id) {
+                let logits = if piece.draws { Wanted::Last } else { Wanted::None };
+                segments.push(Segment { cache: &mut read.cache, tokens: &piece.tokens, logits });
+                order.push(piece);
             }
         }
         if segments.is_empty() {
-            return Ok(());
+            return;
         }
-        let mut logits = self.model.forward(&mut segments)?;
+        let mut passed = forward(&mut segments, |segments| self.model.forward(segments));
         drop(segments);
-        for (row, id) in order.into_iter().enumerate() {
-            let Some(stream) = sessions.get_mut(&id).and_then(Session::drafting) else { continue };
-            let text = stream.whole();
-            let sure = confidence(logits.row_mut(row));
-            let draft = stream.draft;
-            let unsure = draft.stop.as_ref().is_some_and(|stop| stop.wants_alternative(sure));
-            let best = unsure.then(|| two_best(logits.row(row)));
-            let Ok(q) = process(logits.row_mut(row), stream.sampling, &text) else {
-                draft.done = true;
-                continue;
+        for (number, piece) in order.into_iter().enumerate() {
+            let stream = sessions.get_mut(&piece.id).and_then(Session::drafting);
+            let drawn = match passed.rows(number) {
+                Err(problem) => Err(problem.to_owned()),
+                Ok(_) if !piece.draws => Ok(()),
+                Ok(mut rows) => stream.map_or(Ok(()), |stream| {
+                    draw(&self.model, stream, rows.row(0)).map_err(|e| e.to_string())
+                }),
             };
-            let at = text.len() as u32;
-            let token = q.sample(stream.randomness.uniform(Purpose::Draft, at, stream.branch));
-            let beside = best.map(|best| Alternative::beside(token, draft.ids.len(), best));
-            draft.alternatives.extend(beside);
-            draft.ids.push(token);
-            draft.q.push(q);
-            draft.confidences.push(sure);
-            let length = draft.ids.len();
-            let goes_on = draft.stop.as_mut().is_some_and(|s| length < s.most() && s.goes_on(sure));
-            draft.done = !goes_on || self.model.tokenizer().is_end(token);
+            match drawn {
+                Ok(()) => {
+                    if let Some(read) = self.read.get_mut(&piece.id) {
+                        read.tokens.extend_from_slice(&piece.tokens);
+                    }
+                }
+                Err(problem) => {
+                    if let Some(stream) = sessions.get_mut(&piece.id).and_then(Session::drafting) {
+                        stream.draft.done = true;
+                    }
+                    self.give_up(piece.id, &problem, budget);
+                }
+            }
         }
-        Ok(())
     }
 
     /// Learns from a finished round that gave `tokens` tokens.
@@ -198,4 +242,25 @@ impl Colocated {
         let wall = drafting.ms + verify_ms;
         self.planner.drafted(Way::Turns, source, accepted, times, tokens, Some(wall));
     }
+}
+
+/// Draws the next token of a draft.
+fn draw(model: &Model, stream: Writing<'_>, logits: &mut [f32]) -> Result<(), ProcessError> {
+    let text = stream.whole();
+    let sure = confidence(logits);
+    let draft = stream.draft;
+    let unsure = draft.stop.as_ref().is_some_and(|stop| stop.wants_alternative(sure));
+    let best = unsure.then(|| two_best(logits));
+    let q = process(logits, stream.sampling, &text)?;
+    let at = text.len() as u32;
+    let token = q.sample(stream.randomness.uniform(Purpose::Draft, at, stream.branch));
+    let beside = best.map(|best| Alternative::beside(token, draft.ids.len(), best));
+    draft.alternatives.extend(beside);
+    draft.ids.push(token);
+    draft.q.push(q);
+    draft.confidences.push(sure);
+    let length = draft.ids.len();
+    let goes_on = draft.stop.as_mut().is_some_and(|s| length < s.most() && s.goes_on(sure));
+    draft.done = !goes_on || model.tokenizer().is_end(token);
+    Ok(())
 }

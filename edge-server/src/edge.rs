@@ -211,7 +211,8 @@ impl Bound {
             drafts: config.drafter.is_some(),
         };
         let (work, inbox) = mpsc::channel(1024);
-        let every = (limits.idle / 4).clamp(Duration::from_millis(100), Duration::from_secs(60));
+        // Who waits for memory is looked at with each.
+        let every = (limits.idle / 4).clamp(Duration::from_millis(100), Duration::from_secs(1));
         let tokenizer = Arc::clone(model.tokenizer());
         let scheduler = Scheduler::new(model, config.drafter, limits, Arc::clone(&metrics));
         let compute = std::thread::Builder::new()

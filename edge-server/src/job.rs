@@ -52,9 +52,9 @@ pub(crate) struct Rows {
 }
 
 impl Rows {
-    /// Rows of logits.
-    pub(crate) fn wanted(&self) -> usize {
-        self.tokens.len() - self.from + self.alternatives.len()
+    /// Rows of the forward pass.
+    pub(crate) fn rows(&self) -> usize {
+        self.tokens.len() + self.alternatives.len()
     }
 }
 

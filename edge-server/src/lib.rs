@@ -7,24 +7,29 @@
 //! `openai/` alone, the door for other clients.
 
 mod access;
+mod admission;
 mod announce;
 mod balancer;
 mod colocated;
 mod control;
 mod devices;
 mod edge;
+mod finish;
 mod http;
 mod job;
+mod kv_budget;
 mod listen;
 mod metrics;
 mod openai;
 mod pairing;
+mod pass;
 mod peer;
 mod scheduler;
 mod session;
 mod share;
 mod socket;
 mod state;
+mod step;
 mod strangers;
 mod tls;
 

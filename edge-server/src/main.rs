@@ -129,8 +129,9 @@ async fn serve(args: Serve) -> Result<()> {
         limits: Limits {
             context: args.context,
             sessions: args.max_sessions.max(1),
-            kv_bytes: args.kv_memory << 20,
-            idle: Duration::from_secs(args.idle_minutes * 60),
+            kv_bytes: args.kv_memory.saturating_mul(1 << 20),
+            idle: Duration::from_secs(args.idle_minutes.saturating_mul(60)),
+            wait: Duration::from_secs(60),
         },
         connections: args.max_connections,
         balancers: args.balancer,

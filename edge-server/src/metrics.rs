@@ -25,7 +25,7 @@ pub struct Metrics {
     pub connections: Gauge,
     /// Sessions whose state is kept.
     pub sessions: Gauge,
-    /// Bytes of KV cache in use.
+    /// Bytes reserved for KV caches, at most what the edge may use.
     pub kv_bytes: Gauge,
     /// Rounds verified, plain tokens included.
     pub rounds: Counter,
@@ -45,6 +45,10 @@ pub struct Metrics {
     chat_requests: Family<Status, Counter>,
     /// Sessions that wait for compute.
     pub running: Gauge,
+    /// Sessions that wait for memory.
+    pub waiting: Gauge,
+    /// Times that a session made way for another and was computed again.
+    pub preempted: Counter,
     /// Sequences computed together.
     pub batch: Histogram,
     /// Seconds between a draft's arrival and its forward pass.
@@ -73,6 +77,8 @@ impl Metrics {
             errors: Family::default(),
             chat_requests: Family::default(),
             running: Gauge::default(),
+            waiting: Gauge::default(),
+            preempted: Counter::default(),
             batch: Histogram::new([1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0]),
             queued: seconds(),
             verified: seconds(),
@@ -81,7 +87,12 @@ impl Metrics {
         let m = &metrics;
         registry.register("connections", "Open connections", m.connections.clone());
         registry.register("sessions", "Sessions whose state is kept", m.sessions.clone());
-        registry.register_with_unit("kv_cache", "KV cache in use", Unit::Bytes, m.kv_bytes.clone());
+        registry.register_with_unit(
+            "kv_cache",
+            "Memory reserved for KV caches",
+            Unit::Bytes,
+            m.kv_bytes.clone(),
+        );
         registry.register("rounds", "Rounds verified, plain tokens included", m.rounds.clone());
         registry.register("drafted_tokens", "Drafted tokens verified", m.drafted.clone());
         registry.register("accepted_tokens", "Drafted tokens accepted", m.accepted.clone());
@@ -101,6 +112,12 @@ impl Metrics {
             m.chat_requests.clone(),
         );
         registry.register("running_sessions", "Sessions that wait for compute", m.running.clone());
+        registry.register("waiting_sessions", "Sessions that wait for memory", m.waiting.clone());
+        registry.register(
+            "preemptions",
+            "Sessions that made way for another and were computed again",
+            m.preempted.clone(),
+        );
         registry.register("batch_sequences", "Sequences computed together", m.batch.clone());
         registry.register_with_unit(
             "queue",

@@ -1,31 +1,27 @@
-//! The compute thread: owns the model and all sessions, and turns all waiting work into one ragged
-//! batch per step.
+//! The compute thread: owns the model and all sessions, takes what connections ask for, and turns all
+//! waiting work into one ragged batch per step (`step.rs`), for those that have memory (`admission.rs`).
 //!
 //! Rounds go first and together. Prompts are computed in pieces between them: a large piece when
-//! nothing else waits, a small one of each connection beside waiting rounds, so that a long prompt
-//! delays nobody by more than a small piece. Connections get equal shares of both (`share.rs`), and
+//! nothing else waits, a small one of each party beside waiting rounds, so that a long prompt
+//! delays nobody by more than a small piece. Parties get equal shares of both (`share.rs`), and
 //! what was computed of a text is not computed again for another that begins alike.
+//!
+//! **Invariant: what fails in one session ends that session and no other.** Messages, passes and the ends
+//! of rounds are each guarded, and a session that failed is gone with all that it held.
 
+use crate::admission::Waiter;
 use crate::colocated::Colocated;
-use crate::job::Rows;
+use crate::kv_budget::{Holder, KvBudget};
 use crate::metrics::Metrics;
 use crate::peer::Peer;
-use crate::session::{Refusal, Session, context_full, micros};
-use crate::share::{donor, prompt_budget, prompt_rows, take_turns};
-use std::collections::HashMap;
+use crate::session::{Refusal, Session, context_full};
+use std::collections::{HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tandem_inference::{Model, Segment, Wanted};
+use tandem_inference::Model;
 use tandem_protocol::{ClientMessage, ErrorCode, Open, SessionId, check_ids};
-use tandem_speculation::common_beginning;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
-
-/// Sequences in one step at most; the others wait for the next.
-const MAX_BATCH: usize = 64;
-
-/// Conversations of one connection that compute at once, or an eighth of all: the others' find a place.
-const BUSY_EACH: usize = 4;
 
 /// Limits of the sessions.
 #[derive(Clone, Debug)]
@@ -38,6 +34,8 @@ pub struct Limits {
     pub kv_bytes: usize,
     /// A session that was idle for this long is forgotten.
     pub idle: Duration,
+    /// An answer that found no room for this long is told that the edge is busy.
+    pub wait: Duration,
 }
 
 /// What a connection asks of the compute thread.
@@ -53,13 +51,21 @@ pub(crate) enum Work {
 }
 
 pub(crate) struct Scheduler {
-    model: Arc<Model>,
-    limits: Limits,
-    metrics: Arc<Metrics>,
+    pub(super) model: Arc<Model>,
+    pub(super) limits: Limits,
+    pub(super) metrics: Arc<Metrics>,
     /// The edge's own drafter, if it has one.
-    colocated: Option<Colocated>,
-    sessions: HashMap<SessionId, Session>,
-    by_generation: HashMap<(u64, u32), SessionId>,
+    pub(super) colocated: Option<Colocated>,
+    pub(super) sessions: HashMap<SessionId, Session>,
+    pub(super) by_generation: HashMap<(u64, u32), SessionId>,
+    /// Memory for keys and values.
+    pub(super) budget: KvBudget,
+    /// Who has no memory, in order.
+    pub(super) waiting: VecDeque<Waiter>,
+    /// Counts admissions.
+    pub(super) admissions: u64,
+    /// A session at work found no memory to grow: nobody new is let in.
+    pub(super) starved: bool,
     stopping: bool,
 }
 
@@ -72,19 +78,26 @@ impl Scheduler {
     ) -> Self {
         Self {
             model,
-            limits,
-            metrics,
             colocated: drafter.map(Colocated::new),
             sessions: HashMap::new(),
             by_generation: HashMap::new(),
+            budget: KvBudget::new(limits.kv_bytes),
+            waiting: VecDeque::new(),
+            admissions: 0,
+            starved: false,
             stopping: false,
+            limits,
+            metrics,
         }
     }
 
     /// Runs until `Stop` or until nobody can send work any more.
     pub(crate) fn run(mut self, mut work: mpsc::Receiver<Work>) {
+        // Whether the last step computed anything; what waits for memory is looked at again with every
+        // tick.
+        let mut goes_on = false;
         loop {
-            if !self.busy() {
+            if !goes_on {
                 if self.stopping {
                     break;
                 }
@@ -97,16 +110,20 @@ impl Scheduler {
                 self.take(item);
             }
             let step = || {
-                self.step();
-                self.draft();
+                self.admit_waiting();
+                let stepped = self.step();
+                self.draft() || stepped
             };
-            if catch_unwind(AssertUnwindSafe(step)).is_err() {
-                self.drop_all("the edge failed in a computation; open the conversation again");
-            }
+            goes_on = catch_unwind(AssertUnwindSafe(step)).unwrap_or_else(|_| {
+                // Nothing that a session brings is outside the guards, so this is the edge's own fault.
+                self.drop_all("the edge failed; open the conversation again");
+                false
+            });
             self.forget_idle();
             self.metrics.sessions.set(self.sessions.len() as i64);
-            self.metrics.running.set(self.sessions.values().filter(|s| s.runs()).count() as i64);
-            self.metrics.kv_bytes.set(self.kv_bytes() as i64);
+            self.metrics.running.set(self.sessions.values().filter(|s| s.works()).count() as i64);
+            self.metrics.waiting.set(self.waiting.len() as i64);
+            self.metrics.kv_bytes.set(self.budget.total() as i64);
         }
         for session in self.sessions.values() {
             if let Some(peer) = &session.peer {
@@ -116,27 +133,21 @@ impl Scheduler {
         }
     }
 
-    fn busy(&self) -> bool {
-        self.sessions.values().any(Session::runs)
-    }
-
-    fn kv_bytes(&self) -> usize {
-        let own = self.colocated.as_ref().map_or(0, Colocated::kv_bytes);
-        self.sessions.values().map(|s| s.cache.bytes()).sum::<usize>() + own
-    }
-
-    /// One token of the edge's own drafts.
-    fn draft(&mut self) {
-        let Some(colocated) = &mut self.colocated else { return };
-        colocated.keep(&self.sessions);
-        let verifying: usize = self.sessions.values().map(|s| s.cache.bytes()).sum();
-        colocated.step(&mut self.sessions, self.limits.kv_bytes.saturating_sub(verifying));
+    /// One token of the edge's own drafts; true if there was any to make.
+    fn draft(&mut self) -> bool {
+        let Some(colocated) = &mut self.colocated else { return false };
+        colocated.keep(&self.sessions, &mut self.budget);
+        colocated.step(&mut self.sessions, &mut self.budget)
     }
 
     fn take(&mut self, work: Work) {
         match work {
             Work::Message { peer, message, arrived, permit } => {
-                self.message(&peer, message, arrived);
+                let about = (generation(&message), opened(&message));
+                let taken = AssertUnwindSafe(|| self.message(&peer, message, arrived));
+                if catch_unwind(taken).is_err() {
+                    self.broken(&peer, about);
+                }
                 drop(permit);
             }
             Work::Gone { connection } => {
@@ -147,10 +158,13 @@ impl Scheduler {
                         session.drop_jobs();
                     }
                 }
+                self.forget_gone();
             }
             Work::Tick => {}
             Work::Stop => {
                 self.stopping = true;
+                // Who waits for memory is told with all others.
+                self.waiting.clear();
                 for session in self.sessions.values_mut() {
                     // A round finishes; a prompt or a stream would take too long.
                     if session.streams() || !session.prompt_left().is_empty() {
@@ -164,14 +178,7 @@ impl Scheduler {
 
     fn message(&mut self, peer: &Peer, message: ClientMessage, arrived: Instant) {
         let vocab = self.model.info().vocab;
-        let generation = match &message {
-            ClientMessage::Open(m) => Some(m.generation),
-            ClientMessage::Draft(m) => Some(m.generation),
-            ClientMessage::Stream(m) => Some(m.generation),
-            ClientMessage::More(m) => Some(m.generation),
-            ClientMessage::Cancel { generation } => Some(*generation),
-            ClientMessage::Hello(_) | ClientMessage::Close { .. } => None,
-        };
+        let generation = generation(&message);
         let ids = match &message {
             ClientMessage::Open(m) => check_ids(&m.tokens, vocab),
             ClientMessage::Draft(m) => {
@@ -189,9 +196,7 @@ impl Scheduler {
         let done = match message {
             ClientMessage::Open(open) => self.open(peer, open),
             ClientMessage::Close { session } => {
-                if let Some(old) = self.sessions.remove(&session) {
-                    self.unlink(&old);
-                }
+                self.forget(session);
                 Ok(())
             }
             ClientMessage::Hello(_) => Err((ErrorCode::State, "Hello came twice".into())),
@@ -210,6 +215,7 @@ impl Scheduler {
                     _ => {
                         session.drop_jobs();
                         session.abandon_prompt();
+                        self.forget_gone();
                         Ok(())
                     }
                 },
@@ -228,11 +234,6 @@ impl Scheduler {
         })
     }
 
-    /// Who is to get a fair share for this session: its connection.
-    fn party(&self, id: SessionId) -> u64 {
-        self.sessions[&id].peer.as_ref().map_or(0, |peer| peer.connection)
-    }
-
     /// Forgets which generation of which connection a session belongs to.
     fn unlink(&mut self, session: &Session) {
         if let Some(peer) = &session.peer {
@@ -249,13 +250,10 @@ impl Scheduler {
             return Err((ErrorCode::ContextFull, context_full(wanted, self.limits.context)));
         }
         let (id, generation) = (open.session, open.generation);
-        let busy = self.sessions.values().filter(|s| {
-            let own = s.peer.as_ref().is_some_and(|p| p.connection == peer.connection);
-            own && s.id != id && s.runs()
-        });
-        if busy.count() >= (self.limits.sessions / 8).max(BUSY_EACH) {
-            let text = "this connection has too many answers at once; wait until one of them ends";
-            return Err((ErrorCode::Busy, text.into()));
+        if !self.could_fit(wanted) {
+            let text = "the text does not fit into the memory that the edge has for conversations; \
+                        start a new one, or give the edge more --kv-memory";
+            return Err((ErrorCode::ContextFull, text.into()));
         }
         let mut session = match self.sessions.remove(&id) {
             Some(session) => {
@@ -267,28 +265,9 @@ impl Scheduler {
                 }
                 session
             }
-            None => {
-                let cache = self.model.new_cache(self.limits.context);
-                Session::new(id, cache.map_err(|e| (ErrorCode::Internal, e.to_string()))?)
-            }
+            None => Session::new(id, self.limits.context),
         };
-        let new_bytes = wanted * self.model.cache_bytes_per_token();
-        if !self.make_room(new_bytes.max(session.cache.bytes())) {
-            return Err((
-                ErrorCode::Busy,
-                "the edge is full: too many conversations at once; try again later".into(),
-            ));
-        }
-        let known = common_beginning(session.computed(), &open.tokens);
-        let others = self.sessions.values().map(|s| (s.id, &s.owner, s.computed()));
-        if let Some((other, shared)) = donor(others, &peer.owner, &open.tokens, known) {
-            session.begin_as(&self.sessions[&other], &open.tokens, shared);
-        }
         session.open(open, peer.clone());
-        self.metrics.reused.inc_by(session.reused() as u64);
-        if session.prompt_left().is_empty() {
-            peer.send(&session.prefill_report());
-        }
         // A number that is used again takes the place of the older generation.
         if let Some(older) = self.by_generation.insert((peer.connection, generation), id)
             && let Some(older) = self.sessions.get_mut(&older)
@@ -297,26 +276,39 @@ impl Scheduler {
             older.drop_jobs();
         }
         self.sessions.insert(id, session);
-        Ok(())
+        self.enqueue(id)
     }
 
-    /// Forgets idle sessions, oldest first, until one more with `bytes` fits.
-    fn make_room(&mut self, bytes: usize) -> bool {
-        loop {
-            let fits = self.sessions.len() < self.limits.sessions
-                && self.kv_bytes() + bytes <= self.limits.kv_bytes;
-            if fits {
-                return true;
-            }
-            let idle = self.sessions.values().filter(|s| !s.runs());
-            let Some(id) = idle.min_by_key(|s| s.last_used).map(|s| s.id) else { return false };
+    /// Ends what a message was about, whose handling panicked.
+    fn broken(&mut self, peer: &Peer, (generation, opened): (Option<u32>, Option<SessionId>)) {
+        let key = generation.map(|generation| (peer.connection, generation));
+        let found = key.and_then(|key| self.by_generation.get(&key).copied());
+        let text = "the edge failed over a message; open the conversation again";
+        for id in found.into_iter().chain(opened) {
             self.forget(id);
         }
+        peer.fail(generation, ErrorCode::Internal, text);
     }
 
-    fn forget(&mut self, id: SessionId) {
+    /// Ends a session and tells its device why.
+    pub(super) fn end(&mut self, id: SessionId, (code, text): Refusal) {
+        if let Some(session) = self.sessions.get(&id)
+            && let Some(peer) = &session.peer
+        {
+            peer.fail(Some(session.generation), code, text);
+        }
+        self.forget(id);
+    }
+
+    /// Forgets a session and gives its memory back.
+    pub(super) fn forget(&mut self, id: SessionId) {
         if let Some(session) = self.sessions.remove(&id) {
             self.unlink(&session);
+        }
+        self.waiting.retain(|waiter| waiter.id != id);
+        self.budget.release(Holder::Verifier(id));
+        if let Some(colocated) = &mut self.colocated {
+            colocated.forget(id, &mut self.budget);
         }
     }
 
@@ -332,121 +324,37 @@ impl Scheduler {
         }
     }
 
+    /// Forgets sessions that have neither memory nor anything to wait for.
+    fn forget_gone(&mut self) {
+        let gone = self.sessions.values().filter(|s| s.cache.is_none() && !s.waits());
+        let gone: Vec<SessionId> =
+            gone.filter(|s| s.peer.is_none() || !s.expects()).map(|s| s.id).collect();
+        for id in gone {
+            self.forget(id);
+        }
+    }
+
     fn drop_all(&mut self, text: &str) {
-        for session in std::mem::take(&mut self.sessions).into_values() {
-            if let Some(peer) = &session.peer {
-                peer.fail(Some(session.generation), ErrorCode::Internal, text);
-            }
-        }
-        self.by_generation.clear();
-        if let Some(colocated) = &mut self.colocated {
-            colocated.clear();
+        let all: Vec<SessionId> = self.sessions.keys().copied().collect();
+        for id in all {
+            self.end(id, (ErrorCode::Internal, text.into()));
         }
     }
+}
 
-    /// One forward pass over everything that waits.
-    fn step(&mut self) {
-        let start = Instant::now();
-        // The oldest request first.
-        let mut ready: Vec<(Instant, SessionId)> = self
-            .sessions
-            .values()
-            .filter_map(|s| s.round_rows().and_then(|_| Some((s.arrived()?, s.id))))
-            .collect();
-        ready.sort_by_key(|e| e.0);
-        let mut ready: Vec<(u64, SessionId)> =
-            ready.into_iter().map(|(_, id)| (self.party(id), id)).collect();
-        take_turns(&mut ready);
-        ready.truncate(MAX_BATCH);
-        let prompts: Vec<SessionId> =
-            self.sessions.values().filter(|s| !s.prompt_left().is_empty()).map(|s| s.id).collect();
-        let wants: Vec<(u64, usize)> = prompts
-            .iter()
-            .map(|id| (self.party(*id), self.sessions[id].prompt_left().len()))
-            .collect();
-
-        let budget = prompt_budget(&wants, !ready.is_empty());
-        // What each session computes, and whether it is a round.
-        let mut plan: HashMap<SessionId, (Rows, bool)> = HashMap::new();
-        for (_, id) in ready {
-            if let Some(rows) = self.sessions[&id].round_rows() {
-                plan.insert(id, (rows, true));
-            }
-        }
-        for (id, rows) in prompts.into_iter().zip(prompt_rows(&wants, budget)) {
-            if rows > 0 {
-                let tokens = self.sessions[&id].prompt_left()[..rows].to_vec();
-                plan.insert(id, (Rows { tokens, from: 0, alternatives: Vec::new() }, false));
-            }
-        }
-        if plan.is_empty() {
-            return;
-        }
-
-        let mut order = Vec::with_capacity(plan.len());
-        let mut segments = Vec::with_capacity(plan.len());
-        for session in self.sessions.values_mut() {
-            if let Some((rows, round)) = plan.get(&session.id) {
-                let Rows { tokens, from, alternatives } = rows;
-                let (count, logits) = if *round {
-                    (rows.wanted(), Wanted::From(*from, alternatives))
-                } else {
-                    (tokens.len(), Wanted::None)
-                };
-                order.push((session.id, count, *round));
-                segments.push(Segment { cache: &mut session.cache, tokens, logits });
-            }
-        }
-        let forward = self.model.forward(&mut segments);
-        drop(segments);
-        let logits = match forward {
-            Ok(logits) => logits,
-            Err(e) => {
-                tracing::error!("forward pass failed: {e}");
-                self.drop_all(&format!("the edge's model failed: {e}"));
-                return;
-            }
-        };
-        self.metrics.batch.observe(order.len() as f64);
-        let mut first = 0;
-        for (id, count, round) in order {
-            let Some(session) = self.sessions.get_mut(&id) else { continue };
-            if round {
-                let rows = first..first + count;
-                first += count;
-                let arrived = session.arrived().unwrap_or(start);
-                let queued = start.saturating_duration_since(arrived);
-                let queued_us = u32::try_from(queued.as_micros()).unwrap_or(u32::MAX);
-                let row = |i: usize| logits.row(rows.start + i).to_vec();
-                let done = session.finish_round(&self.model, queued_us, start, row);
-                self.metrics.rounds.inc();
-                self.metrics.queued.observe(queued.as_secs_f64());
-                self.metrics.verified.observe(f64::from(micros(start)) / 1e6);
-                match done {
-                    Ok(done) => {
-                        self.metrics.drafted.inc_by(done.drafted as u64);
-                        self.metrics.accepted.inc_by(done.accepted as u64);
-                        if let Some(peer) = &session.peer {
-                            peer.send_bytes(done.bytes);
-                        }
-                        if let (Some(own), Some(drafting)) = (&mut self.colocated, &done.own) {
-                            let ms = start.elapsed().as_secs_f64() * 1e3;
-                            own.learn(drafting, done.accepted, done.tokens, ms);
-                        }
-                    }
-                    Err(refusal) => {
-                        if let Some(peer) = &session.peer {
-                            peer.send(&session.failure(refusal));
-                        }
-                    }
-                }
-            } else {
-                self.metrics.prefilled.inc_by(count as u64);
-                session.last_used = Instant::now();
-                if let Some(peer) = &session.peer {
-                    peer.send(&session.prefill_report());
-                }
-            }
-        }
+/// The generation that a message is about.
+fn generation(message: &ClientMessage) -> Option<u32> {
+    match message {
+        ClientMessage::Open(m) => Some(m.generation),
+        ClientMessage::Draft(m) => Some(m.generation),
+        ClientMessage::Stream(m) => Some(m.generation),
+        ClientMessage::More(m) => Some(m.generation),
+        ClientMessage::Cancel { generation } => Some(*generation),
+        ClientMessage::Hello(_) | ClientMessage::Close { .. } => None,
     }
+}
+
+/// The session that a message opens.
+fn opened(message: &ClientMessage) -> Option<SessionId> {
+    if let ClientMessage::Open(m) = message { Some(m.session) } else { None }
 }

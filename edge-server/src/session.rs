@@ -8,34 +8,37 @@
 //! will know when the open drafts before it are accepted.
 //!
 //! Drafts wait in a queue. All but the last are open; a verdict that brings a token voids the rest.
+//!
+//! A session has a KV cache only while memory is reserved for one. Without it, because it waits for its
+//! turn or had to make room, nothing is lost but time: the ids are here, and the cache is filled from them.
 
-use crate::colocated::Drafting;
-use crate::job::{Finished, Job, LEAD, Rows, Writing, row_after, row_at};
+use crate::job::{Job, LEAD, Rows, Writing};
 use crate::peer::Peer;
-use crate::share::Owner;
+use crate::share::{Owner, party};
 use std::collections::VecDeque;
-use std::time::Instant;
-use tandem_inference::{KvCache, Model};
+use std::time::{Duration, Instant};
+use tandem_inference::KvCache;
 use tandem_protocol::{
-    Draft, ErrorCode, Failure, MAX_DRAFT, MAX_IN_FLIGHT, Open, ServerMessage, SessionId, Stream,
-    Verdict, Written, encode_server,
+    Draft, ErrorCode, MAX_DRAFT, MAX_IN_FLIGHT, Open, ServerMessage, SessionId, Stream, Verdict,
 };
 use tandem_speculation::{
-    Alternative, Correction, Distribution, Randomness, Sampling, TokenId, common_beginning,
-    dsd_verify, follow, more, process, verify,
+    Alternative, Distribution, Randomness, Sampling, TokenId, common_beginning, more,
 };
 
+/// The next round of an answer comes within this time, or its session may be forgotten for another's.
+const BETWEEN: Duration = Duration::from_secs(5);
+
 /// The last verified round, for a repeated request and for `More`.
-struct Last {
-    round: u32,
+pub(crate) struct Last {
+    pub round: u32,
     /// As in the request, for recognising it when it is repeated.
-    requested: u32,
-    prefix_len: u32,
-    accepted: u8,
+    pub requested: u32,
+    pub prefix_len: u32,
+    pub accepted: u8,
     /// The verdict as it was sent.
-    bytes: Vec<u8>,
+    pub bytes: Vec<u8>,
     /// `p` at the rejected position, when the device may ask for more of it.
-    rejected: Option<Distribution>,
+    pub rejected: Option<Distribution>,
 }
 
 pub(crate) struct Session {
@@ -44,39 +47,49 @@ pub(crate) struct Session {
     /// Stays when the peer is gone.
     pub owner: Owner,
     pub generation: u32,
-    pub cache: KvCache,
+    /// `None` while it waits for memory.
+    pub cache: Option<KvCache>,
+    /// Tokens of a context at most.
+    pub(super) context: usize,
+    /// Counts admissions of all sessions: the highest is the youngest.
+    pub admitted: u64,
     /// What waits, in order.
-    jobs: VecDeque<Job>,
+    pub(super) jobs: VecDeque<Job>,
     /// Verdicts of the generation that brought a token.
-    branch: u32,
+    pub(super) branch: u32,
     pub last_used: Instant,
+    /// The device is about to send the next round.
+    pub(super) expects: bool,
     /// The edge's knowledge of the text, as ids.
-    tokens: Vec<TokenId>,
+    pub(super) tokens: Vec<TokenId>,
     /// The device holds the token after `tokens`.
-    awaits_residual: bool,
+    pub(super) awaits_residual: bool,
     /// If that is the first of these, the second follows it.
-    follows: Option<[TokenId; 2]>,
-    /// Tokens of the prompt that were in the cache when it was opened.
+    pub(super) follows: Option<[TokenId; 2]>,
+    /// Tokens of the prompt that did not have to be computed.
     reused: usize,
-    sampling: Sampling,
-    randomness: Randomness,
-    last: Option<Last>,
+    pub(super) sampling: Sampling,
+    pub(super) randomness: Randomness,
+    pub(super) last: Option<Last>,
 }
 
 /// A request that does not fit the session's state.
 pub(crate) type Refusal = (ErrorCode, String);
 
 impl Session {
-    pub(crate) fn new(id: SessionId, cache: KvCache) -> Self {
+    pub(crate) fn new(id: SessionId, context: usize) -> Self {
         Self {
             id,
             peer: None,
             owner: None,
             generation: 0,
-            cache,
+            cache: None,
+            context,
+            admitted: 0,
             jobs: VecDeque::new(),
             branch: 0,
             last_used: Instant::now(),
+            expects: false,
             tokens: Vec::new(),
             awaits_residual: false,
             follows: None,
@@ -87,20 +100,43 @@ impl Session {
         }
     }
 
-    /// The tokens whose keys and values are in the cache.
-    pub(crate) fn computed(&self) -> &[TokenId] {
-        &self.tokens[..self.cache.len().min(self.tokens.len())]
+    /// Who is to get a fair share for it.
+    pub(crate) fn party(&self) -> u64 {
+        party(&self.owner, self.peer.as_ref().map_or(0, |peer| peer.connection))
     }
 
-    /// Takes over what another session has computed of the first `tokens` tokens of `text`.
-    pub(crate) fn begin_as(&mut self, other: &Self, text: &[TokenId], tokens: usize) {
-        match self.cache.copy_from(&other.cache, tokens) {
-            Ok(()) => self.tokens = text[..tokens].to_vec(),
+    /// All ids that are known.
+    pub(crate) fn tokens(&self) -> &[TokenId] {
+        &self.tokens
+    }
+
+    /// How many tokens have their keys and values in the cache.
+    pub(crate) fn known(&self) -> usize {
+        self.cache.as_ref().map_or(0, KvCache::len)
+    }
+
+    /// The tokens whose keys and values are in the cache.
+    pub(crate) fn computed(&self) -> &[TokenId] {
+        &self.tokens[..self.known().min(self.tokens.len())]
+    }
+
+    /// Forgets what was computed from this token on.
+    pub(super) fn keep(&mut self, tokens: usize) {
+        if let Some(cache) = &mut self.cache {
+            cache.truncate(tokens);
+        }
+    }
+
+    /// Takes over what another session has computed of the first `tokens` tokens, which both have.
+    pub(crate) fn adopt(&mut self, other: &Self, tokens: usize) {
+        let (Some(cache), Some(from)) = (&mut self.cache, &other.cache) else { return };
+        let known = cache.len();
+        match cache.copy_from(from, tokens) {
+            Ok(()) => self.reused += tokens - known,
             // It is computed again.
             Err(e) => {
                 tracing::warn!("what was computed could not be copied: {e}");
-                self.cache.truncate(0);
-                self.tokens.clear();
+                cache.truncate(0);
             }
         }
     }
@@ -109,8 +145,8 @@ impl Session {
     pub(crate) fn open(&mut self, open: Open, peer: Peer) {
         let shared = common_beginning(&self.tokens, &open.tokens);
         // The last token is left to the first round: its logits are the first that are needed.
-        self.cache.truncate(shared.min(open.tokens.len() - 1));
-        self.reused = self.cache.len();
+        self.keep(shared.min(open.tokens.len().saturating_sub(1)));
+        self.reused = self.known();
         self.tokens = open.tokens;
         (self.awaits_residual, self.follows) = (false, None);
         self.generation = open.generation;
@@ -122,6 +158,7 @@ impl Session {
         self.branch = open.branch;
         self.last = None;
         self.last_used = Instant::now();
+        self.expects = true;
     }
 
     /// Takes a draft, or answers a repeated one with the stored verdict. One that was sent before
@@ -172,6 +209,28 @@ impl Session {
         self.waits() || !self.prompt_left().is_empty()
     }
 
+    /// Whether it has memory and something to compute.
+    pub(crate) fn works(&self) -> bool {
+        self.cache.is_some() && self.runs()
+    }
+
+    /// Whether it may be forgotten for another: its answer has ended, or the device is away.
+    pub(crate) fn idles(&self) -> bool {
+        let coming = self.expects && self.peer.is_some() && self.last_used.elapsed() < BETWEEN;
+        self.cache.is_some() && !self.runs() && !coming
+    }
+
+    /// Whether its parts fit each other; what does not could only fail in a computation.
+    pub(crate) fn sound(&self) -> bool {
+        let least = self.known() + usize::from(self.waits());
+        (least..=self.context).contains(&self.tokens.len())
+    }
+
+    /// Whether the device is about to send a round.
+    pub(crate) fn expects(&self) -> bool {
+        self.expects
+    }
+
     /// Whether plain tokens are being drawn.
     pub(crate) fn streams(&self) -> bool {
         matches!(self.jobs.front(), Some(Job::Stream { .. }))
@@ -180,6 +239,7 @@ impl Session {
     /// Drops what waits.
     pub(crate) fn drop_jobs(&mut self) {
         self.jobs.clear();
+        self.expects = false;
     }
 
     fn begin(
@@ -226,8 +286,8 @@ impl Session {
             ));
         }
         let wanted = self.tokens.len() + waiting + committed.len() + drafted + 1;
-        if wanted > self.cache.capacity() {
-            return Err((ErrorCode::ContextFull, context_full(wanted, self.cache.capacity())));
+        if wanted > self.context {
+            return Err((ErrorCode::ContextFull, context_full(wanted, self.context)));
         }
         self.tokens.extend_from_slice(committed);
         (self.awaits_residual, self.follows) = (false, None);
@@ -254,7 +314,7 @@ impl Session {
             correction: more(
                 p,
                 &self.randomness,
-                last.prefix_len + u32::from(last.accepted),
+                last.prefix_len.saturating_add(last.accepted.into()),
                 u32::from(asked),
                 vocab,
             ),
@@ -267,31 +327,26 @@ impl Session {
     /// Tokens of the prompt that must be computed before a round can be.
     pub(crate) fn prompt_left(&self) -> &[TokenId] {
         let end = self.tokens.len().saturating_sub(1);
-        let left = self.tokens.get(self.cache.len()..end).unwrap_or_default();
+        let left = self.tokens.get(self.known()..end).unwrap_or_default();
         if left.len() < LEAD { &[] } else { left }
     }
 
     /// Gives up computing the prompt: only what is in the cache is known.
     pub(crate) fn abandon_prompt(&mut self) {
         if !self.prompt_left().is_empty() {
-            self.tokens.truncate(self.cache.len());
+            self.tokens.truncate(self.known());
         }
-    }
-
-    /// Tokens of the prompt that were known when the answer was opened.
-    pub(crate) fn reused(&self) -> usize {
-        self.reused
     }
 
     /// The report after a piece of the prompt.
     pub(crate) fn prefill_report(&self) -> ServerMessage {
         let total = self.tokens.len() as u32;
-        let done = if self.prompt_left().is_empty() { total } else { self.cache.len() as u32 };
+        let done = if self.prompt_left().is_empty() { total } else { self.known() as u32 };
         ServerMessage::Prefill(tandem_protocol::Prefill {
             generation: self.generation,
             done,
             total,
-            cached: self.reused as u32,
+            cached: (self.reused as u32).min(total),
         })
     }
 
@@ -301,8 +356,9 @@ impl Session {
         if !self.prompt_left().is_empty() {
             return None;
         }
-        let mut tokens = self.tokens[self.cache.len()..].to_vec();
+        let mut tokens = self.tokens.get(self.known()..)?.to_vec();
         let lead = tokens.len();
+        let from = lead.checked_sub(1)?;
         let job = self.jobs.front()?;
         match job {
             Job::Draft { ids, open, .. } => {
@@ -318,18 +374,19 @@ impl Session {
         }
         let place = |a: &Alternative| (lead + usize::from(a.at), a.id);
         let alternatives = job.alternatives().iter().map(place).collect();
-        Some(Rows { tokens, from: lead - 1, alternatives })
+        Some(Rows { tokens, from, alternatives })
     }
 
     /// Whether the edge's own drafter has something to do here.
     pub(crate) fn drafts(&self) -> bool {
-        self.prompt_left().is_empty()
+        self.cache.is_some()
+            && self.prompt_left().is_empty()
             && matches!(self.jobs.front(), Some(Job::Stream { draft: Some(d), .. }) if !d.done)
     }
 
     /// What the edge's own drafter goes on with.
     pub(crate) fn drafting(&mut self) -> Option<Writing<'_>> {
-        let capacity = self.cache.capacity();
+        let capacity = self.context;
         let room = capacity.saturating_sub(self.tokens.len() + 1);
         let Some(Job::Stream { draft: Some(draft), left, .. }) = self.jobs.front_mut() else {
             return None;
@@ -351,206 +408,6 @@ impl Session {
         match self.jobs.front()? {
             Job::Draft { arrived, .. } | Job::Stream { arrived, .. } => Some(*arrived),
         }
-    }
-
-    /// Finishes the next round; `row(i)` gives the i-th of the wanted logits of
-    /// [`Self::round_rows`]. Returns the verdict, whose times the caller knows.
-    pub(crate) fn finish_round(
-        &mut self,
-        model: &Model,
-        queued_us: u32,
-        start: Instant,
-        mut row: impl FnMut(usize) -> Vec<f32>,
-    ) -> Result<Finished, Refusal> {
-        let job = match self.jobs.pop_front() {
-            Some(Job::Stream { round, left, draft: Some(draft), .. }) => {
-                return self.finish_written(model, queued_us, start, (round, left, draft), row);
-            }
-            Some(job) => job,
-            None => return Err((ErrorCode::Internal, "no round was waiting".into())),
-        };
-        let alternatives = job.alternatives();
-        let (round, requested, ids, q, open) = match &job {
-            Job::Draft { round, requested, ids, q, open, .. } => {
-                (*round, *requested, ids.as_slice(), q.as_slice(), *open)
-            }
-            Job::Stream { round, requested, .. } => (*round, *requested, &[][..], &[][..], false),
-        };
-        let prefix = self.tokens.len();
-        let mut history = self.tokens.clone();
-        history.extend_from_slice(ids);
-        let mut rejected = None;
-        let verdict = verify(
-            ids,
-            q,
-            open,
-            |i| {
-                let logits = &mut row(row_at(alternatives, i));
-                let p = process(logits, &self.sampling, &history[..prefix + i])?;
-                rejected = Some(p.clone());
-                Ok(p)
-            },
-            &self.randomness,
-            prefix as u32,
-        )
-        .map_err(|e| (ErrorCode::Internal, e.to_string()))?;
-        let text = &history[..prefix + verdict.accepted];
-        let follows = self.follow(&verdict, text, alternatives, &mut row)?;
-
-        // Rows of rejected drafts are forgotten; everything that stays was computed from the text.
-        self.cache.truncate(prefix + verdict.accepted);
-        self.tokens.extend_from_slice(&ids[..verdict.accepted]);
-        match verdict.correction {
-            Correction::Bonus(token) | Correction::Token(token) => {
-                self.tokens.push(token);
-                self.tokens.extend(follows.map(|[_, next]| next));
-            }
-            Correction::Continue => {}
-            _ => (self.awaits_residual, self.follows) = (true, follows),
-        }
-        if verdict.correction != Correction::Continue {
-            self.branch += 1;
-            self.jobs.clear();
-        }
-        let sampled = matches!(verdict.correction, Correction::Sampled(_));
-        let message = Verdict {
-            generation: self.generation,
-            round,
-            prefix_len: prefix as u32,
-            accepted: verdict.accepted as u8,
-            correction: verdict.correction,
-            next: follows.map(|[_, next]| next),
-            queued_us,
-            verify_us: micros(start),
-        };
-        let (drafted, accepted) = (ids.len(), verdict.accepted);
-        if let Job::Stream { round, left, .. } = job {
-            let end = self.tokens.last().is_some_and(|t| model.tokenizer().is_end(*t));
-            let full = self.tokens.len() + 1 > self.cache.capacity();
-            if left > 1 && !end && !full {
-                // A request of its own that nobody has to send.
-                self.jobs.push_back(Job::Stream {
-                    round: round + 1,
-                    requested: self.tokens.len() as u32,
-                    left: left - 1,
-                    arrived: Instant::now(),
-                    draft: None,
-                });
-            }
-        }
-        let bytes = encode_server(&ServerMessage::Verdict(message));
-        self.last = Some(Last {
-            round,
-            requested,
-            prefix_len: prefix as u32,
-            accepted: accepted as u8,
-            bytes: bytes.clone(),
-            rejected: rejected.filter(|_| sampled),
-        });
-        self.last_used = Instant::now();
-        let tokens = self.tokens.len() - prefix;
-        Ok(Finished { bytes, drafted, accepted, tokens, own: None })
-    }
-
-    /// The alternative at the rejected place and the token after it, if there is one and it may be
-    /// the correction; `text` ends before the place.
-    fn follow(
-        &self,
-        verdict: &tandem_speculation::Verdict,
-        text: &[TokenId],
-        alternatives: &[Alternative],
-        row: &mut impl FnMut(usize) -> Vec<f32>,
-    ) -> Result<Option<[TokenId; 2]>, Refusal> {
-        let found = alternatives.iter().position(|a| usize::from(a.at) == verdict.accepted);
-        let Some(n) = found else { return Ok(None) };
-        let (id, at) = (alternatives[n].id, text.len() as u32);
-        let p = || {
-            let text = [text, &[id]].concat();
-            process(&mut row(row_after(alternatives, n)), &self.sampling, &text)
-        };
-        follow(&verdict.correction, id, p, &self.randomness, at)
-            .map(|next| next.map(|next| [id, next]))
-            .map_err(|e| (ErrorCode::Internal, e.to_string()))
-    }
-
-    /// Finishes a round of a stream that the edge drafted for.
-    fn finish_written(
-        &mut self,
-        model: &Model,
-        queued_us: u32,
-        start: Instant,
-        (round, left, drafting): (u32, u32, Box<Drafting>),
-        mut row: impl FnMut(usize) -> Vec<f32>,
-    ) -> Result<Finished, Refusal> {
-        let prefix = self.tokens.len();
-        let mut text = self.tokens.clone();
-        text.extend_from_slice(&drafting.ids);
-        let p = (0..=drafting.ids.len())
-            .map(|i| {
-                let logits = &mut row(row_at(&drafting.alternatives, i));
-                process(logits, &self.sampling, &text[..prefix + i])
-            })
-            .collect::<Result<Vec<_>, _>>()
-            .map_err(|e| (ErrorCode::Internal, e.to_string()))?;
-        let verdict = dsd_verify(&drafting.ids, &drafting.q, &p, &self.randomness, prefix as u32);
-        let accepted = verdict.accepted;
-        text.truncate(prefix + accepted);
-        let (Correction::Bonus(token) | Correction::Token(token)) = verdict.correction else {
-            return Err((
-                ErrorCode::Internal,
-                "a round of the edge's own ends with a token".into(),
-            ));
-        };
-        let follows = self.follow(&verdict, &text, &drafting.alternatives, &mut row)?;
-        text.push(token);
-        text.extend(follows.map(|[_, next]| next));
-        let is_end = |t: &TokenId| model.tokenizer().is_end(*t);
-        // Nothing follows an end token.
-        let end = text[prefix..].iter().position(is_end);
-        text.truncate(end.map_or(text.len(), |end| prefix + end + 1));
-        self.cache.truncate((prefix + accepted).min(text.len() - 1));
-        self.tokens = text;
-        self.branch += 1;
-        let new = self.tokens[prefix..].to_vec();
-        let left = left.saturating_sub(new.len() as u32);
-        if left > 0 && end.is_none() && self.tokens.len() < self.cache.capacity() {
-            self.jobs.push_back(Job::Stream {
-                round: round + 1,
-                requested: self.tokens.len() as u32,
-                left,
-                arrived: Instant::now(),
-                draft: Some(Box::default()),
-            });
-        }
-        let bytes = encode_server(&ServerMessage::Written(Written {
-            generation: self.generation,
-            round,
-            prefix_len: prefix as u32,
-            tokens: new,
-            drafted: drafting.ids.len() as u8,
-            accepted: accepted.min(self.tokens.len() - prefix) as u8,
-            alternatives: drafting.alternatives.len() as u8,
-            draft_us: (drafting.ms() * 1e3) as u32,
-            queued_us,
-            verify_us: micros(start),
-        }));
-        self.last = Some(Last {
-            round,
-            requested: prefix as u32,
-            prefix_len: prefix as u32,
-            accepted: accepted as u8,
-            bytes: bytes.clone(),
-            rejected: None,
-        });
-        self.last_used = Instant::now();
-        let drafted = drafting.ids.len();
-        let tokens = self.tokens.len() - prefix;
-        Ok(Finished { bytes, drafted, accepted, tokens, own: Some(drafting) })
-    }
-
-    /// A failure of this session's generation.
-    pub(crate) fn failure(&self, (code, message): Refusal) -> ServerMessage {
-        ServerMessage::Error(Failure { generation: Some(self.generation), code, message })
     }
 }
 

@@ -1,7 +1,8 @@
 //! What clients share: the rows of a step, and what was computed of texts that begin alike. Pure.
 
+use std::collections::hash_map::DefaultHasher;
 use std::collections::{HashMap, HashSet};
-use std::hash::Hash;
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 use tandem_protocol::SessionId;
 use tandem_speculation::{TokenId, common_beginning};
@@ -10,8 +11,27 @@ use tandem_speculation::{TokenId, common_beginning};
 /// edge without one.
 pub(crate) type Owner = Option<Arc<str>>;
 
+/// Who gets one share, however many conversations it has: a paired device, or else a connection.
+pub(crate) fn party(owner: &Owner, connection: u64) -> u64 {
+    match owner {
+        Some(device) => {
+            let mut hasher = DefaultHasher::new();
+            device.hash(&mut hasher);
+            hasher.finish() | 1 << 63
+        }
+        None => connection,
+    }
+}
+
 /// Tokens that are worth a copy.
-const WORTH: usize = 16;
+pub(crate) const WORTH: usize = 16;
+
+/// Rows of one step at most, prompts and alternatives included. Their logits bound its memory: with a
+/// vocabulary of 150,000 they are 150 MB.
+pub(crate) const STEP_ROWS: usize = 256;
+
+/// Sequences in one step at most; the others wait for the next.
+const MAX_BATCH: usize = 64;
 
 /// Prompt tokens of a step without rounds; and beside rounds those of each party.
 const PREFILL_ALONE: usize = 128;
@@ -91,23 +111,58 @@ pub(crate) fn prompt_rows<P: Hash + Eq + Copy>(
     rows
 }
 
-/// Puts rounds `(whose, …)` that are in the order of their arrival into the order of service: every
-/// party's first, then every party's second, and so on.
-pub(crate) fn take_turns<P: Hash + Eq + Copy, T: Copy>(rounds: &mut [(P, T)]) {
-    let mut seen: HashMap<P, usize> = HashMap::new();
-    let mut turns: Vec<(usize, (P, T))> = rounds
-        .iter()
-        .map(|round| {
-            let turn = seen.entry(round.0).or_default();
-            *turn += 1;
-            (*turn, *round)
-        })
-        .collect();
-    // Stable: within a turn the oldest goes first.
-    turns.sort_by_key(|(turn, _)| *turn);
-    for (to, (_, round)) in rounds.iter_mut().zip(turns) {
-        *to = round;
+/// Which of the rounds `(whose, rows)`, the oldest first, are in a step of `budget` rows.
+///
+/// The oldest always is. Then those go first whose party has the fewest rows in the step, so that wide
+/// rounds take their time from their own party and not from others; one that does not fit waits, and is the
+/// oldest in the end.
+pub(crate) fn choose_rounds<P: Hash + Eq + Copy>(
+    rounds: &[(P, usize)],
+    mut budget: usize,
+) -> Vec<usize> {
+    let mut taken: HashMap<P, usize> = HashMap::new();
+    let mut left: Vec<usize> = (0..rounds.len()).collect();
+    let mut chosen = Vec::new();
+    while chosen.len() < MAX_BATCH {
+        let first = chosen.is_empty();
+        let fits = |&&i: &&usize| first || rounds[i].1 <= budget;
+        let share = |i: usize| taken.get(&rounds[i].0).copied().unwrap_or(0);
+        // The first of equal ones is the oldest.
+        let Some(&next) = left.iter().filter(fits).min_by_key(|&&i| share(i)) else { break };
+        left.retain(|&i| i != next);
+        let (party, rows) = rounds[next];
+        *taken.entry(party).or_default() += rows;
+        budget = budget.saturating_sub(rows);
+        chosen.push(next);
     }
+    chosen
+}
+
+/// A prompt that is being computed, for [`behind`].
+pub(crate) struct Reading<'a> {
+    pub owner: &'a Owner,
+    pub tokens: &'a [TokenId],
+    /// How many of them are computed.
+    pub known: usize,
+}
+
+/// Which of these prompts, in the order of their admission, wait for one before them: it computes a
+/// beginning that they share. Nobody waits for one that waits, so whoever leaves, somebody goes on.
+pub(crate) fn behind(prompts: &[Reading<'_>]) -> Vec<bool> {
+    let mut wait = vec![false; prompts.len()];
+    for (i, own) in prompts.iter().enumerate() {
+        wait[i] = prompts[..i].iter().zip(&wait).any(|(other, waits)| {
+            if *waits || other.owner != own.owner {
+                return false;
+            }
+            // The last token of a prompt is left to its first round.
+            let given = &other.tokens[..other.tokens.len().saturating_sub(1)];
+            let shared = common_beginning(given, own.tokens);
+            // Otherwise there is no more to wait for.
+            shared >= own.known + WORTH && other.known < shared
+        });
+    }
+    wait
 }
 
 #[cfg(test)]
@@ -176,9 +231,55 @@ mod tests {
     }
 
     #[test]
-    fn rounds_take_turns() {
-        let mut rounds = [(1, 'a'), (1, 'b'), (1, 'c'), (2, 'd'), (3, 'e'), (2, 'f')];
-        take_turns(&mut rounds);
-        assert_eq!(rounds.map(|r| r.1), ['a', 'd', 'e', 'b', 'f', 'c']);
+    fn rounds_take_turns_by_rows() {
+        let rounds = [(1, 1), (1, 1), (1, 1), (2, 1), (3, 1), (2, 1)];
+        assert_eq!(choose_rounds(&rounds, 9), [0, 3, 4, 1, 5, 2]);
+        // One with wide rounds has no more than others with narrow ones, once the oldest is in.
+        let wide = [(1, 65), (1, 65), (2, 5), (2, 5), (2, 5), (3, 1)];
+        assert_eq!(choose_rounds(&wide, 80), [0, 2, 5, 3]);
+        assert_eq!(
+            choose_rounds(&wide[2..], 10),
+            [0, 3],
+            "what is left is too little for the rest"
+        );
+        // The oldest is never left out, and no step has more rows than it may.
+        assert_eq!(choose_rounds(&[(1, 65), (2, 1)], 64), [0]);
+        let many: Vec<(usize, usize)> = (0..64).map(|party| (party, 65)).collect();
+        assert_eq!(choose_rounds(&many, STEP_ROWS).len(), STEP_ROWS / 65);
+        assert_eq!(choose_rounds(&[(1, 1); 99], STEP_ROWS).len(), MAX_BATCH);
+        assert!(choose_rounds::<u8>(&[], 9).is_empty());
+    }
+
+    #[test]
+    fn a_device_is_one_party_and_so_is_a_connection_without_one() {
+        let (a, b): (Owner, Owner) = (Some("a".into()), Some("b".into()));
+        assert_eq!(party(&a, 1), party(&a, 2));
+        assert_ne!(party(&a, 1), party(&b, 1));
+        assert_ne!(party(&None, 1), party(&None, 2));
+    }
+
+    #[test]
+    fn equal_beginnings_wait_for_the_first() {
+        let (a, b): (Owner, Owner) = (Some("a".into()), Some("b".into()));
+        let long = ids(0..200);
+        let mut other = ids(0..100);
+        other.extend(ids(500..600));
+        let reading = |owner, tokens, known| Reading { owner, tokens, known };
+        let waits = |prompts: &[Reading<'_>]| behind(prompts);
+        let four = [0; 4].map(|known| reading(&a, &long, known));
+        assert_eq!(waits(&four), [false, true, true, true]);
+        // Another owner's is not waited for, nor one that begins otherwise, nor a few tokens.
+        assert_eq!(waits(&[reading(&a, &long, 0), reading(&b, &long, 0)]), [false, false]);
+        let apart = ids(300..400);
+        assert_eq!(waits(&[reading(&a, &long, 0), reading(&a, &apart, 0)]), [false, false]);
+        assert_eq!(waits(&[reading(&a, &long, 0), reading(&a, &long, 190)]), [false, false]);
+        // What is shared is there: it is taken over now.
+        assert_eq!(waits(&[reading(&a, &long, 100), reading(&a, &other, 0)]), [false, false]);
+        assert_eq!(waits(&[reading(&a, &long, 99), reading(&a, &other, 0)]), [false, true]);
+        // When the first leaves the second is the first.
+        assert_eq!(waits(&four[1..]), [false, true, true]);
+        // One that waits for the second alone goes on, and waits no more once that goes on itself.
+        let chain = [reading(&a, &long, 0), reading(&a, &other, 0), reading(&a, &other, 0)];
+        assert_eq!(waits(&chain), [false, true, true]);
     }
 }

@@ -12,7 +12,7 @@ use tandem_protocol::{
     ClientMessage, ErrorCode, Failure, Hello, PROTOCOL_VERSION, Refused, ServerMessage, Welcome,
     decode_client, encode_server,
 };
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
@@ -22,7 +22,8 @@ const HELLO: Duration = Duration::from_secs(10);
 const PING: Duration = Duration::from_secs(20);
 /// Answers waiting for a slow reader at most.
 pub(crate) const OUTBOUND: usize = 256;
-/// Messages of one connection waiting for compute at most.
+/// Messages of one connection that wait for compute at most. The next is read when one of them is taken:
+/// a device may have more answers and drafts on their way than this, and then the network holds them back.
 const INBOUND: usize = 8;
 
 /// What all connections share.
@@ -158,11 +159,15 @@ async fn run(socket: WebSocket, shared: &Shared, connection: u64, pass: &Pass) {
                 if !matches!(sent, Ok(Ok(()))) { break }
             }
             _ = ping.tick() => {
+                if inbound.available_permits() == 0 {
+                    // It is not read from, so it may have said something.
+                    heard = Instant::now();
+                }
                 if heard.elapsed() > 3 * PING || sink.send(Message::Ping(Vec::new().into())).await.is_err() {
                     break;
                 }
             }
-            frame = stream.next() => {
+            (permit, frame) = next(&inbound, &mut stream) => {
                 heard = Instant::now();
                 let bytes = match frame {
                     Some(Ok(Message::Binary(bytes))) => bytes,
@@ -194,10 +199,6 @@ async fn run(socket: WebSocket, shared: &Shared, connection: u64, pass: &Pass) {
                     break;
                 }
                 let arrived = Instant::now();
-                let Ok(permit) = Arc::clone(&inbound).try_acquire_owned() else {
-                    violation(&mut sink, shared, "too many messages at once").await;
-                    break;
-                };
                 let work = Work::Message { peer: peer.clone(), message, arrived, permit };
                 if shared.work.send(work).await.is_err() { break }
             }
@@ -206,6 +207,18 @@ async fn run(socket: WebSocket, shared: &Shared, connection: u64, pass: &Pass) {
     let _ = shared.work.send(Work::Gone { connection }).await;
 }
 
+/// The next frame, once there is a place for what it holds. Nothing is lost when this is dropped.
+async fn next(inbound: &Arc<Semaphore>, stream: &mut Frames) -> (OwnedSemaphorePermit, Frame) {
+    let permit = match Arc::clone(inbound).acquire_owned().await {
+        Ok(permit) => permit,
+        // It is never closed.
+        Err(_) => std::future::pending().await,
+    };
+    (permit, stream.next().await)
+}
+
+type Frames = futures_util::stream::SplitStream<WebSocket>;
+type Frame = Option<Result<Message, axum::Error>>;
 type Sink = futures_util::stream::SplitSink<WebSocket, Message>;
 
 /// Says what was wrong with what came; the connection ends after it.

@@ -196,6 +196,6 @@ impl Ready {
 
 fn config(drafter: Option<Arc<tandem_inference::Model>>) -> Config {
     let idle = Duration::from_secs(600);
-    let limits = Limits { context: CONTEXT, sessions: 8, kv_bytes: 1 << 30, idle };
+    let limits = Limits { context: CONTEXT, sessions: 8, kv_bytes: 1 << 30, idle, wait: idle };
     Config { drafter, ..Config::local("bench", limits) }
 }

@@ -152,6 +152,7 @@ fn config(clients: usize) -> Config {
         sessions: 2 * clients + 2,
         kv_bytes: 8 << 30,
         idle: Duration::from_secs(600),
+        wait: Duration::from_secs(600),
     };
     Config { connections: clients + 2, ..Config::local("bench", limits) }
 }

@@ -181,6 +181,8 @@ pub(crate) struct Run<'a, F> {
     again_at: Instant,
     /// The last connection that was used.
     epoch: Option<u32>,
+    /// The place in the edge's queue that was told last.
+    pub place: Option<u32>,
 }
 
 /// Writes an answer; `on` gets each event in order, the text in whole characters.
@@ -227,6 +229,7 @@ pub async fn generate<F: FnMut(Event)>(
         alone: false,
         again_at: Instant::now(),
         epoch: None,
+        place: None,
     };
     let finish = run.run().await;
     if let (Some(channel), Some(epoch)) = (&run.channel, run.opened)

@@ -421,6 +421,7 @@ impl Task {
             .map_err(|e| format!("the edge sent something that is not understood: {e}"))?;
         let generation = match &message {
             ServerMessage::Prefill(m) => Some(m.generation),
+            ServerMessage::Waiting(m) => Some(m.generation),
             ServerMessage::Verdict(m) => Some(m.generation),
             ServerMessage::Written(m) => Some(m.generation),
             ServerMessage::Error(m) => m.generation,

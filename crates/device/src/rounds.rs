@@ -295,6 +295,17 @@ impl<F: FnMut(Event)> Run<'_, F> {
                         (self.on)(Event::Prefill { done: p.done, total: p.total });
                     }
                 }
+                Incoming::Message { message: ServerMessage::Waiting(waiting), .. } => {
+                    // Not every step of a long queue is worth a line.
+                    if self.place.is_none_or(|told| waiting.place <= told / 2) {
+                        self.place = Some(waiting.place);
+                        let text = format!(
+                            "the edge is full; this answer waits for its turn (place {})",
+                            waiting.place
+                        );
+                        (self.on)(Event::Notice { warning: false, text });
+                    }
+                }
                 Incoming::Message { message: ServerMessage::Verdict(verdict), bytes, at } => {
                     // Bound to its round: a late answer to an older request is not for us.
                     if verdict.round == self.round && verdict.prefix_len == before {

@@ -23,6 +23,11 @@ pub struct KvCache {
     pub(crate) layers: Layers,
 }
 
+/// Tokens that a cache in device memory has room for when it holds so many: it doubles.
+pub(crate) fn room(tokens: usize, capacity: usize) -> usize {
+    if tokens == 0 { 0 } else { tokens.next_power_of_two().max(FIRST_ROOM).min(capacity) }
+}
+
 /// Where keys and values are.
 #[derive(Debug)]
 pub(crate) enum Layers {
@@ -55,7 +60,7 @@ impl DeviceLayers {
         if tokens <= self.room {
             return Ok(());
         }
-        let room = tokens.max(self.room * 2).max(FIRST_ROOM).min(capacity);
+        let room = room(tokens, capacity);
         let [layers, kv_heads, head_width] = self.shape;
         let larger = |old: &[Tensor]| -> TensorResult<Vec<Tensor>> {
             let grow = |layer: usize| {

@@ -3,7 +3,7 @@
 use crate::cpu::CpuModel;
 use crate::gguf::{Gguf, Shape};
 use crate::tensor::TensorModel;
-use crate::{Error, KvCache, Tokenizer, tokenizer};
+use crate::{Error, KvCache, Tokenizer, cache, tokenizer};
 use candle_core::Device;
 use std::fs::File;
 use std::ops::Range;
@@ -428,6 +428,17 @@ impl Model {
     #[must_use]
     pub fn cache_bytes_per_token(&self) -> usize {
         self.cache_bytes_per_token
+    }
+
+    /// Bytes of memory that a cache of `capacity` tokens really takes once it has held `tokens` of them
+    /// (while a GPU's cache grows, its old memory is there for a moment too).
+    #[must_use]
+    pub fn cache_bytes(&self, tokens: usize, capacity: usize) -> usize {
+        let tokens = match &self.backend {
+            Backend::Cpu(_) => tokens,
+            Backend::Tensor(_) => cache::room(tokens, capacity),
+        };
+        tokens.saturating_mul(self.cache_bytes_per_token)
     }
 
     /// One forward pass over new tokens of several sequences at once (a ragged batch). Blocks the

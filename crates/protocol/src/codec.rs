@@ -1,11 +1,11 @@
 //! Bytes to checked messages and back.
 
 use crate::{
-    ClientMessage, MAX_CLIENT_FRAME, MAX_COMMITTED, MAX_CONTEXT, MAX_DRAFT, MAX_SERVER_FRAME,
-    MAX_TEXT, ServerMessage,
+    ClientMessage, MAX_BRANCH, MAX_CLIENT_FRAME, MAX_COMMITTED, MAX_CONTEXT, MAX_DRAFT, MAX_ROUND,
+    MAX_SERVER_FRAME, MAX_TEXT, MAX_VOCAB, MAX_WAITING, ServerMessage,
 };
 use serde::{Serialize, de::DeserializeOwned};
-use tandem_speculation::{Correction, SamplingError, TokenId};
+use tandem_speculation::{Correction, MAX_SPARSE, MORE_SAMPLES, SamplingError, TokenId};
 use thiserror::Error;
 
 /// Why bytes are no message.
@@ -31,6 +31,18 @@ pub enum DecodeError {
         least: usize,
         /// Most allowed.
         most: usize,
+    },
+    /// A number that is too large or too small.
+    #[error("{what} is {value}; it must be {least} to {most}")]
+    Number {
+        /// Which field.
+        what: &'static str,
+        /// Its value.
+        value: u32,
+        /// Least allowed.
+        least: u32,
+        /// Most allowed.
+        most: u32,
     },
     /// A drafted token's probability is not in (0, 1].
     #[error("drafted token {position} has q = {q}; it must be above 0 and at most 1")]
@@ -92,8 +104,11 @@ pub fn decode_client(bytes: &[u8]) -> Result<ClientMessage, DecodeError> {
         ClientMessage::Open(m) => {
             length("the prompt", m.tokens.len(), 1, MAX_CONTEXT)?;
             m.sampling.validate()?;
+            number("branch", m.branch, 0, MAX_BRANCH)?;
         }
         ClientMessage::Draft(m) => {
+            place(m.round, m.prefix_len)?;
+            number("branch", m.branch, 0, MAX_BRANCH)?;
             length("committed", m.committed.len(), 0, MAX_COMMITTED)?;
             length("the draft", m.ids.len(), 0, MAX_DRAFT)?;
             length("the list of q", m.q.len(), m.ids.len(), m.ids.len())?;
@@ -109,10 +124,14 @@ pub fn decode_client(bytes: &[u8]) -> Result<ClientMessage, DecodeError> {
             }
         }
         ClientMessage::Stream(m) => {
+            place(m.round, m.prefix_len)?;
             length("committed", m.committed.len(), 0, MAX_COMMITTED)?;
-            length("max_tokens", m.max_tokens as usize, 1, MAX_CONTEXT)?;
+            number("max_tokens", m.max_tokens, 1, MAX_CONTEXT as u32)?;
         }
-        ClientMessage::More(m) => length("asked", usize::from(m.asked), 1, 2)?,
+        ClientMessage::More(m) => {
+            number("round", m.round, 0, LAST_ROUND)?;
+            number("asked", m.asked.into(), 1, 2)?;
+        }
         ClientMessage::Cancel { .. } | ClientMessage::Close { .. } => {}
     }
     Ok(message)
@@ -128,13 +147,21 @@ pub fn decode_server(bytes: &[u8]) -> Result<ServerMessage, DecodeError> {
         ServerMessage::Welcome(m) => {
             length("the edge's version", m.edge_version.len(), 0, MAX_TEXT)?;
             length("the model's name", m.model.len(), 0, MAX_TEXT)?;
-            length("max_draft", m.max_draft as usize, 1, MAX_DRAFT)?;
-            length("max_context", m.max_context as usize, 1, MAX_CONTEXT)?;
+            number("max_draft", m.max_draft, 1, MAX_DRAFT as u32)?;
+            number("max_context", m.max_context, 1, MAX_CONTEXT as u32)?;
+            number("the vocabulary", m.vocab, 1, MAX_VOCAB as u32)?;
         }
         ServerMessage::Refused(m) => length("the message", m.message.len(), 0, MAX_TEXT)?,
         ServerMessage::Error(m) => length("the message", m.message.len(), 0, MAX_TEXT)?,
         ServerMessage::Verdict(m) => {
-            length("accepted", usize::from(m.accepted), 0, MAX_DRAFT)?;
+            told(m.round, m.prefix_len)?;
+            number("accepted", m.accepted.into(), 0, MAX_DRAFT as u32)?;
+            match &m.correction {
+                Correction::Sparse(e) => length("the support", e.len(), 1, MAX_SPARSE)?,
+                Correction::Sampled(e) => length("the samples", e.len(), 1, MORE_SAMPLES)?,
+                Correction::Full(v) => length("the vector", v.len(), 1, MAX_VOCAB)?,
+                Correction::Bonus(_) | Correction::Token(_) | Correction::Continue => {}
+            }
             let bad = |p: &f32| !(0.0..=1.0).contains(p);
             let found = match &m.correction {
                 Correction::Sparse(e) | Correction::Sampled(e) => {
@@ -148,12 +175,19 @@ pub fn decode_server(bytes: &[u8]) -> Result<ServerMessage, DecodeError> {
             }
         }
         ServerMessage::Written(m) => {
+            told(m.round, m.prefix_len)?;
             length("the tokens", m.tokens.len(), 1, MAX_DRAFT + 1)?;
-            let most = usize::from(m.drafted).min(m.tokens.len());
-            length("accepted", usize::from(m.accepted), 0, most)?;
-            length("the alternatives", usize::from(m.alternatives), 0, usize::from(m.drafted))?;
+            number("drafted", m.drafted.into(), 0, MAX_DRAFT as u32)?;
+            let most = usize::from(m.drafted).min(m.tokens.len()) as u32;
+            number("accepted", m.accepted.into(), 0, most)?;
+            number("alternatives", m.alternatives.into(), 0, m.drafted.into())?;
         }
-        ServerMessage::Prefill(_) => {}
+        ServerMessage::Waiting(m) => number("the place", m.place, 1, MAX_WAITING as u32)?,
+        ServerMessage::Prefill(m) => {
+            number("the prompt", m.total, 1, MAX_CONTEXT as u32)?;
+            number("what is read of the prompt", m.done, 0, m.total)?;
+            number("what is known of the prompt", m.cached, 0, m.total)?;
+        }
     }
     Ok(message)
 }
@@ -177,6 +211,29 @@ pub(crate) fn length(
         Ok(())
     } else {
         Err(DecodeError::Length { what, len, least, most })
+    }
+}
+
+/// The last round of a stream that begins at the last number allowed.
+const LAST_ROUND: u32 = MAX_ROUND + MAX_CONTEXT as u32;
+
+/// A device's round and the text before it.
+fn place(round: u32, prefix_len: u32) -> Result<(), DecodeError> {
+    number("round", round, 0, MAX_ROUND)?;
+    number("prefix_len", prefix_len, 0, MAX_CONTEXT as u32)
+}
+
+/// The same, as an edge says it.
+fn told(round: u32, prefix_len: u32) -> Result<(), DecodeError> {
+    number("round", round, 0, LAST_ROUND)?;
+    number("prefix_len", prefix_len, 0, MAX_CONTEXT as u32)
+}
+
+fn number(what: &'static str, value: u32, least: u32, most: u32) -> Result<(), DecodeError> {
+    if (least..=most).contains(&value) {
+        Ok(())
+    } else {
+        Err(DecodeError::Number { what, value, least, most })
     }
 }
 

@@ -149,6 +149,8 @@ pub enum ServerMessage {
     Written(Written),
     /// Something failed; the connection stays unless it is about the connection itself.
     Error(Failure),
+    /// There is no room yet: the answer waits for its turn. Sent again while it waits.
+    Waiting(Waiting),
 }
 
 /// What the edge offers.
@@ -190,6 +192,15 @@ pub struct Prefill {
     pub total: u32,
     /// How many of them were reused from an earlier request.
     pub cached: u32,
+}
+
+/// An answer that the edge has no room for yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Waiting {
+    /// Which generation.
+    pub generation: u32,
+    /// Its place among those that wait: 1 is the next.
+    pub place: u32,
 }
 
 /// The answer to one round, bound to it by `generation`, `round` and `prefix_len`.

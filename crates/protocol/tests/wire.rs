@@ -7,10 +7,11 @@ use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
 use tandem_protocol::{
-    ClientMessage, DecodeError, Draft, ErrorCode, Failure, Hello, MAX_CLIENT_FRAME, MAX_COMMITTED,
-    MAX_CONTEXT, MAX_DRAFT, MAX_SERVER_FRAME, MAX_TEXT, More, Open, PROTOCOL_VERSION, Prefill,
-    Refused, ServerMessage, SessionId, Stream, Verdict, Welcome, Written, check_ids, decode_client,
-    decode_server, encode_client, encode_server,
+    ClientMessage, DecodeError, Draft, ErrorCode, Failure, Hello, MAX_BRANCH, MAX_CLIENT_FRAME,
+    MAX_COMMITTED, MAX_CONTEXT, MAX_DRAFT, MAX_ROUND, MAX_SERVER_FRAME, MAX_TEXT, MAX_VOCAB,
+    MAX_WAITING, More, Open, PROTOCOL_VERSION, Prefill, Refused, ServerMessage, SessionId, Stream,
+    Verdict, Waiting, Welcome, Written, check_ids, decode_client, decode_server, encode_client,
+    encode_server,
 };
 use tandem_speculation::{Alternative, Correction, Sampling, TokenId};
 
@@ -40,9 +41,15 @@ fn beside(drafted: &[(u32, f32)]) -> Vec<Alternative> {
     places.map(|(at, d)| Alternative { at: at as u8, id: TokenId(d.0 ^ 1) }).collect()
 }
 
+/// The number of a round, and tokens before it.
+fn place() -> impl Strategy<Value = [u32; 2]> {
+    (0..=MAX_ROUND, 0..=MAX_CONTEXT as u32).prop_map(|(round, prefix)| [round, prefix])
+}
+
 fn draft() -> impl Strategy<Value = Draft> {
-    (any::<[u32; 4]>(), ids(0..=1), vec((any::<u32>(), probability()), 0..=MAX_DRAFT)).prop_map(
-        |([generation, round, prefix_len, branch], committed, drafted)| Draft {
+    let drafted = vec((any::<u32>(), probability()), 0..=MAX_DRAFT);
+    (any::<u32>(), place(), 0..=MAX_BRANCH, ids(0..=1), drafted).prop_map(
+        |(generation, [round, prefix_len], branch, committed, drafted)| Draft {
             generation,
             round,
             prefix_len,
@@ -75,12 +82,12 @@ fn client() -> impl Strategy<Value = ClientMessage> {
                 tokens,
                 sampling,
                 seed,
-                branch: generation,
+                branch: generation % (MAX_BRANCH + 1),
             })
         ),
         draft().prop_map(ClientMessage::Draft),
-        (any::<[u32; 3]>(), ids(0..=1), 1..=MAX_CONTEXT as u32, any::<bool>()).prop_map(
-            |([generation, round, prefix_len], committed, max_tokens, drafts)| {
+        (any::<u32>(), place(), ids(0..=1), 1..=MAX_CONTEXT as u32, any::<bool>()).prop_map(
+            |(generation, [round, prefix_len], committed, max_tokens, drafts)| {
                 ClientMessage::Stream(Stream {
                     generation,
                     round,
@@ -91,7 +98,7 @@ fn client() -> impl Strategy<Value = ClientMessage> {
                 })
             }
         ),
-        (any::<[u32; 2]>(), 1..=2u8).prop_map(|([generation, round], asked)| {
+        (any::<u32>(), 0..=MAX_ROUND, 1..=2u8).prop_map(|(generation, round, asked)| {
             ClientMessage::More(More { generation, round, asked })
         }),
         any::<u32>().prop_map(|generation| ClientMessage::Cancel { generation }),
@@ -100,7 +107,7 @@ fn client() -> impl Strategy<Value = ClientMessage> {
 }
 
 fn correction() -> impl Strategy<Value = Correction> {
-    let entries = || vec((any::<u32>().prop_map(TokenId), probability()), 1..40);
+    let entries = || vec((any::<u32>().prop_map(TokenId), probability()), 1..=32);
     prop_oneof![
         any::<u32>().prop_map(|id| Correction::Bonus(TokenId(id))),
         any::<u32>().prop_map(|id| Correction::Token(TokenId(id))),
@@ -128,11 +135,19 @@ fn server() -> impl Strategy<Value = ServerMessage> {
         ),
         (code.clone(), "[a-zü]{0,90}")
             .prop_map(|(code, message)| ServerMessage::Refused(Refused { code, message })),
-        any::<[u32; 4]>().prop_map(|[generation, done, total, cached]| ServerMessage::Prefill(
-            Prefill { generation, done, total, cached }
-        )),
-        (any::<[u32; 5]>(), 0..=MAX_DRAFT as u8, correction()).prop_map(
-            |([generation, round, prefix_len, queued_us, verify_us], accepted, correction)| {
+        (any::<[u32; 3]>(), 1..=MAX_CONTEXT as u32).prop_map(
+            |([generation, done, cached], total)| ServerMessage::Prefill(Prefill {
+                generation,
+                done: done % (total + 1),
+                total,
+                cached: cached % (total + 1)
+            })
+        ),
+        (any::<u32>(), 1..=MAX_WAITING as u32)
+            .prop_map(|(generation, place)| ServerMessage::Waiting(Waiting { generation, place })),
+        (any::<[u32; 3]>(), place(), 0..=MAX_DRAFT as u8, correction()).prop_map(
+            |(numbers, [round, prefix_len], accepted, correction)| {
+                let [generation, queued_us, verify_us] = numbers;
                 ServerMessage::Verdict(Verdict {
                     generation,
                     round,
@@ -145,8 +160,9 @@ fn server() -> impl Strategy<Value = ServerMessage> {
                 })
             }
         ),
-        (any::<[u32; 6]>(), ids(1..=MAX_DRAFT + 1), 0..=MAX_DRAFT as u8).prop_map(
-            |([generation, round, prefix_len, draft_us, queued_us, verify_us], tokens, drafted)| {
+        (any::<[u32; 4]>(), place(), ids(1..=MAX_DRAFT + 1), 0..=MAX_DRAFT as u8).prop_map(
+            |(numbers, [round, prefix_len], tokens, drafted)| {
+                let [generation, draft_us, queued_us, verify_us] = numbers;
                 ServerMessage::Written(Written {
                     generation,
                     round,
@@ -178,11 +194,13 @@ proptest! {
     /// alternative, and 32 more.
     #[test]
     fn a_draft_is_as_small_as_promised(
-        counters: [u32; 3],
+        generation in 0u32..1 << 28,
+        place in place(),
+        branch in 0..=MAX_BRANCH,
         committed in ids(0..=1),
         drafted in vec((0u32..1 << 21, probability()), 0..=MAX_DRAFT),
     ) {
-        let [generation, round, prefix_len] = counters.map(|n| n >> 4);
+        let [round, prefix_len] = place;
         let message = ClientMessage::Draft(Draft {
             generation,
             round,
@@ -191,7 +209,7 @@ proptest! {
             ids: drafted.iter().map(|d| TokenId(d.0)).collect(),
             q: drafted.iter().map(|d| d.1).collect(),
             alternatives: beside(&drafted),
-            branch: round,
+            branch,
             open: !drafted.is_empty(),
         });
         let more = 4 * beside(&drafted).len();
@@ -256,11 +274,17 @@ fn within_limits(message: &ClientMessage) -> Result<(), TestCaseError> {
             prop_assert!(m.alternatives.is_sorted_by(|a, b| a.at < b.at));
             prop_assert!(m.alternatives.iter().all(|a| usize::from(a.at) < m.ids.len()));
             prop_assert!(m.q.iter().all(|q| q.is_finite() && *q > 0.0 && *q <= 1.0));
+            prop_assert!(m.round <= MAX_ROUND && m.branch <= MAX_BRANCH);
+            prop_assert!(m.prefix_len as usize <= MAX_CONTEXT);
         }
         ClientMessage::Open(m) => {
             prop_assert!(!m.tokens.is_empty() && m.sampling.validate().is_ok());
+            prop_assert!(m.branch <= MAX_BRANCH);
         }
-        ClientMessage::Stream(m) => prop_assert!((1..=MAX_CONTEXT as u32).contains(&m.max_tokens)),
+        ClientMessage::Stream(m) => {
+            prop_assert!((1..=MAX_CONTEXT as u32).contains(&m.max_tokens));
+            prop_assert!(m.round <= MAX_ROUND && m.prefix_len as usize <= MAX_CONTEXT);
+        }
         ClientMessage::More(m) => prop_assert!((1..=2).contains(&m.asked)),
         ClientMessage::Hello(m) => {
             prop_assert!(m.app_version.len() <= MAX_TEXT && m.drafter.len() <= MAX_TEXT);
@@ -342,7 +366,9 @@ fn impossible_probabilities_are_named() {
 fn lengths_beyond_the_limits_are_named() {
     let refused = |message: &ClientMessage, name: &str| match decode_client(&encode_client(message))
     {
-        Err(DecodeError::Length { what, .. }) => assert_eq!(what, name),
+        Err(DecodeError::Length { what, .. } | DecodeError::Number { what, .. }) => {
+            assert_eq!(what, name);
+        }
         other => panic!("{name}: {other:?}"),
     };
     refused(&one_draft(vec![0.5; MAX_DRAFT + 1]), "the draft");
@@ -381,19 +407,110 @@ fn lengths_beyond_the_limits_are_named() {
     refused(&ClientMessage::More(More { generation: 1, round: 1, asked: 3 }), "asked");
 }
 
+/// Every number that is counted on from has a bound, so that counting cannot overflow; the bound itself is
+/// allowed.
+#[test]
+fn numbers_beyond_the_limits_are_named() {
+    let round_trip = |message: &ClientMessage| decode_client(&encode_client(message));
+    let draft = |change: &dyn Fn(&mut Draft, u32), value| {
+        let mut message = one_draft(vec![0.5]);
+        if let ClientMessage::Draft(m) = &mut message {
+            change(m, value);
+        }
+        message
+    };
+    let stream = |change: &dyn Fn(&mut Stream, u32), value| {
+        let (generation, round, prefix_len, committed) = (1, 1, 1, Vec::new());
+        let (max_tokens, drafts) = (1, false);
+        let mut m = Stream { generation, round, prefix_len, committed, max_tokens, drafts };
+        change(&mut m, value);
+        ClientMessage::Stream(m)
+    };
+    let open = |branch| {
+        let (session, tokens, sampling) = (SessionId([0; 16]), vec![TokenId(1)], Sampling::GREEDY);
+        ClientMessage::Open(Open { session, generation: 1, tokens, sampling, seed: 0, branch })
+    };
+    let context = MAX_CONTEXT as u32;
+    type Case<'a> = (&'a str, &'a dyn Fn(u32) -> ClientMessage, u32);
+    let cases: [Case<'_>; 8] = [
+        ("round", &|v| draft(&|m, v| m.round = v, v), MAX_ROUND),
+        ("prefix_len", &|v| draft(&|m, v| m.prefix_len = v, v), context),
+        ("branch", &|v| draft(&|m, v| m.branch = v, v), MAX_BRANCH),
+        ("round", &|v| stream(&|m, v| m.round = v, v), MAX_ROUND),
+        ("prefix_len", &|v| stream(&|m, v| m.prefix_len = v, v), context),
+        ("max_tokens", &|v| stream(&|m, v| m.max_tokens = v, v), context),
+        ("branch", &open, MAX_BRANCH),
+        (
+            "round",
+            &|round| ClientMessage::More(More { generation: 1, round, asked: 1 }),
+            MAX_ROUND + context,
+        ),
+    ];
+    for (name, message, most) in cases {
+        round_trip(&message(most)).unwrap();
+        for beyond in [most + 1, u32::MAX - 1, u32::MAX] {
+            match round_trip(&message(beyond)) {
+                Err(DecodeError::Number { what, value, .. }) => {
+                    assert_eq!((what, value), (name, beyond));
+                }
+                other => panic!("{name} = {beyond}: {other:?}"),
+            }
+        }
+    }
+}
+
+/// What an edge says is bounded too: a device shows it, and counts on from it.
+#[test]
+fn an_edge_that_says_the_impossible_is_refused() {
+    let context = MAX_CONTEXT as u32;
+    let prefill = |done, total, cached| {
+        ServerMessage::Prefill(Prefill { generation: 1, done, total, cached })
+    };
+    let verdict = |round, prefix_len, correction| {
+        let (generation, accepted, next, queued_us, verify_us) = (1, 0, None, 0, 0);
+        ServerMessage::Verdict(Verdict {
+            generation,
+            round,
+            prefix_len,
+            accepted,
+            correction,
+            next,
+            queued_us,
+            verify_us,
+        })
+    };
+    let many = vec![(TokenId(1), 0.01); 1025];
+    for message in [
+        prefill(3, 2, 0),
+        prefill(1, 2, 3),
+        prefill(0, 0, 0),
+        prefill(1, context + 1, 0),
+        verdict(u32::MAX, 1, Correction::Continue),
+        verdict(1, context + 1, Correction::Continue),
+        verdict(1, 1, Correction::Sparse(many[..33].to_vec())),
+        verdict(1, 1, Correction::Sparse(Vec::new())),
+        verdict(1, 1, Correction::Sampled(many)),
+        verdict(1, 1, Correction::Full(Vec::new())),
+        ServerMessage::Waiting(Waiting { generation: 1, place: 0 }),
+        ServerMessage::Waiting(Waiting { generation: 1, place: u32::MAX }),
+    ] {
+        assert!(decode_server(&encode_server(&message)).is_err(), "{message:?}");
+    }
+}
+
 #[test]
 fn a_full_context_and_a_full_vector_fit_into_a_frame() {
     let tokens = vec![TokenId(u32::MAX); MAX_CONTEXT];
     let (session, sampling) = (SessionId([255; 16]), Sampling::GREEDY);
-    let open =
-        Open { session, generation: u32::MAX, tokens, sampling, seed: u64::MAX, branch: u32::MAX };
+    let (generation, seed, branch) = (u32::MAX, u64::MAX, MAX_BRANCH);
+    let open = Open { session, generation, tokens, sampling, seed, branch };
     decode_client(&encode_client(&ClientMessage::Open(open))).unwrap();
     let verdict = Verdict {
         generation: u32::MAX,
-        round: u32::MAX,
-        prefix_len: u32::MAX,
+        round: MAX_ROUND,
+        prefix_len: MAX_CONTEXT as u32,
         accepted: MAX_DRAFT as u8,
-        correction: Correction::Full(vec![1e-6; 1 << 19]),
+        correction: Correction::Full(vec![1e-6; MAX_VOCAB]),
         next: None,
         queued_us: u32::MAX,
         verify_us: u32::MAX,

@@ -91,15 +91,22 @@ impl Generation {
     /// # Errors
     /// What the scheduler says, if it gives up; nothing comes after that.
     pub(super) async fn next(&mut self) -> Result<Piece, ApiError> {
-        let bytes = tokio::select! {
-            biased;
-            () = self.revoked.cancelled() => return Err(ApiError::revoked()),
-            () = self.kill.cancelled() => {
-                return Err(ApiError::internal("the answer was not read in time"));
+        let message = loop {
+            let bytes = tokio::select! {
+                biased;
+                () = self.revoked.cancelled() => return Err(ApiError::revoked()),
+                () = self.kill.cancelled() => {
+                    return Err(ApiError::internal("the answer was not read in time"));
+                }
+                bytes = self.inbox.recv() => bytes.ok_or_else(ApiError::stopping)?,
+            };
+            let message = decode_server(&bytes);
+            // Whoever asked over HTTP waits without a word.
+            if !matches!(message, Ok(ServerMessage::Waiting(_))) {
+                break message;
             }
-            bytes = self.inbox.recv() => bytes.ok_or_else(ApiError::stopping)?,
         };
-        match decode_server(&bytes) {
+        match message {
             Ok(ServerMessage::Prefill(report)) => Ok(Piece::Prompt { cached: report.cached }),
             Ok(ServerMessage::Verdict(Verdict {
                 correction: Correction::Bonus(token), ..

@@ -90,6 +90,7 @@ impl EdgeProgram {
             sessions: 4,
             kv_bytes: 64 << 20,
             idle: Duration::from_millis(plan.idle_ms),
+            wait: Duration::from_secs(10),
         };
         let drafter = plan.colocated.then(|| Arc::clone(&models[1]));
         let config = Config { drafter, ..Config::local("faults", limits) };

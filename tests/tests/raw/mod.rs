@@ -171,8 +171,14 @@ impl Raw {
         tokio::time::timeout(time, message).await.ok()?
     }
 
+    /// The next message; that there is no room yet is passed over.
     pub async fn next(&mut self) -> ServerMessage {
-        self.within(PATIENCE).await.expect("a message")
+        loop {
+            match self.within(PATIENCE).await.expect("a message") {
+                ServerMessage::Waiting(_) => {}
+                message => return message,
+            }
+        }
     }
 
     /// The next failure; reports of prompts and verdicts before it are passed over.

@@ -384,7 +384,7 @@ async fn flood(
         wire.send(&stream(opened, prompt.len(), 3000)).await;
         loop {
             match wire.next().await {
-                Some(ServerMessage::Prefill(_)) => continue,
+                Some(ServerMessage::Prefill(_) | ServerMessage::Waiting(_)) => continue,
                 Some(ServerMessage::Error(e)) => refused += u32::from(e.code == ErrorCode::Busy),
                 Some(_) => {}
                 None => {

@@ -141,7 +141,7 @@ impl Wire {
                         tokens.push(token);
                     }
                 }
-                Some(ServerMessage::Prefill(_)) => {}
+                Some(ServerMessage::Prefill(_) | ServerMessage::Waiting(_)) => {}
                 other => panic!("{other:?}"),
             }
         }
