@@ -144,10 +144,11 @@ async fn chat_clients_and_devices_share_the_edge() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_full_edge_says_when_to_come_again() {
+async fn a_full_edge_lets_wait_and_then_says_when_to_come_again() {
     let model = model(OTHER);
     let usual = config(([127, 0, 0, 1], 0).into());
-    let limits = Limits { sessions: 1, ..usual.limits.clone() };
+    let wait = Duration::from_secs(1);
+    let limits = Limits { sessions: 1, wait, ..usual.limits.clone() };
     let edge = serve(&model, tandem_edge::Config { limits, ..usual }).await;
     let mut first = post(edge.address(), &story(3000)).await;
     first.event().await.expect("a beginning");
@@ -159,20 +160,35 @@ async fn a_full_edge_says_when_to_come_again() {
         assert!(second.head.to_lowercase().contains("retry-after: 1"), "{}", second.head);
         assert_eq!(second.code().await, "overloaded");
     }
-    // The place is free as soon as the first client is gone.
+    // The place is free as soon as the first client is gone, and one that waits has it.
+    let at = edge.address();
+    let waits = tokio::spawn(async move { told(post(at, &story(5)).await).await });
+    tokio::time::sleep(Duration::from_millis(300)).await;
     drop(first);
-    let freed = async {
-        loop {
-            let next = post(edge.address(), &story(5)).await;
-            if next.status == 200 {
-                return told(next).await;
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    let (text, last) = tokio::time::timeout(Duration::from_secs(10), freed).await.expect("a place");
+    let (text, last) = waits.await.expect("a place");
     assert!(!text.is_empty());
     assert_eq!(last, "[DONE]");
+    edge.stop().await;
+}
+
+/// More requests at once than conversations: all are answered, one after the other.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn requests_at_once_wait_their_turn() {
+    let model = model(OTHER);
+    let usual = config(([127, 0, 0, 1], 0).into());
+    let limits = Limits { sessions: 4, wait: PATIENCE, ..usual.limits.clone() };
+    let edge = serve(&model, tandem_edge::Config { limits, connections: 64, ..usual }).await;
+    let at = edge.address();
+    let all: Vec<_> =
+        (0..40).map(|_| tokio::spawn(async move { post(at, &story(4)).await })).collect();
+    let mut texts = Vec::new();
+    for one in all {
+        let (text, last) = told(one.await.expect("an answer")).await;
+        assert_eq!(last, "[DONE]");
+        texts.push(text);
+    }
+    texts.dedup();
+    assert_eq!(texts.len(), 1, "all are the same");
     edge.stop().await;
 }
 

@@ -38,8 +38,18 @@ pub fn started(model: &str, listen: &str) -> (Killed, SocketAddr) {
 
 /// The same with more arguments.
 pub fn started_with(model: &str, listen: &str, more: &[&str]) -> (Killed, SocketAddr) {
+    started_logged(model, listen, more, Stdio::null())
+}
+
+/// The same with a place for its log.
+pub fn started_logged(
+    model: &str,
+    listen: &str,
+    more: &[&str],
+    log: Stdio,
+) -> (Killed, SocketAddr) {
     let mut command = edge(model, listen);
-    let mut child = command.args(more).stderr(Stdio::null()).spawn().expect("an edge");
+    let mut child = command.args(more).stderr(log).spawn().expect("an edge");
     let mut line = String::new();
     BufReader::new(child.stdout.take().expect("its output")).read_line(&mut line).expect("a line");
     let address = line.split("ws://").nth(1).and_then(|rest| rest.split(' ').next());
