@@ -132,7 +132,8 @@ impl Scheduler {
     /// Whether its connection has as much at work as one may have.
     fn is_at_its_limit(&self, id: SessionId) -> bool {
         let connection = self.connection(id);
-        let own = |s: &&Session| s.id != id && s.works() && self.connection(s.id) == connection;
+        let of = |s: &Session| s.peer.as_ref().map(|peer| peer.connection);
+        let own = |s: &&Session| s.id != id && s.works() && of(s) == connection;
         self.sessions.values().filter(own).count() >= (self.limits.sessions / 8).max(BUSY_EACH)
     }
 

@@ -19,6 +19,10 @@ mod http;
 mod job;
 mod kv_budget;
 mod listen;
+#[cfg(test)]
+#[allow(dead_code, clippy::unwrap_used, reason = "shared with the tests of the engine")]
+#[path = "../../crates/inference/tests/common/made.rs"]
+mod made;
 mod metrics;
 mod openai;
 mod pairing;

@@ -95,3 +95,79 @@ pub(crate) fn forward(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::made;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use tandem_inference::{KvCache, LoadOptions, Model};
+    use tandem_speculation::TokenId;
+
+    /// A token at which the computation breaks off, and one at which it says that it failed.
+    const PANICS: TokenId = TokenId(7);
+    const FAILS: TokenId = TokenId(8);
+
+    fn compute(model: &Model, segments: &mut [Segment<'_>]) -> Result<Logits, Error> {
+        let has = |token| segments.iter().any(|s| s.tokens.contains(&token));
+        let (panics, fails) = (has(PANICS), has(FAILS));
+        // As far as it may have come before it broke off: the caches have grown.
+        let logits = model.forward(segments)?;
+        assert!(!panics, "the computation breaks off");
+        if fails { Err(Error::Usage("it fails")) } else { Ok(logits) }
+    }
+
+    #[test]
+    fn what_fails_alone_fails_alone() {
+        let path = made::Made::new("qwen3").write("pass");
+        let model = Model::load(&path, &LoadOptions::default()).expect("a good model");
+        let texts: [&[TokenId]; 5] = [
+            &[TokenId(1), TokenId(2), TokenId(3)],
+            &[TokenId(4), PANICS],
+            &[TokenId(5)],
+            &[FAILS, TokenId(6)],
+            &[TokenId(9), TokenId(10)],
+        ];
+        let wanted = [Wanted::All, Wanted::Last, Wanted::None, Wanted::Last, Wanted::Last];
+        let alone = |i: usize| {
+            let mut cache = model.new_cache(32).expect("a cache");
+            let mut segment = [Segment { cache: &mut cache, tokens: texts[i], logits: wanted[i] }];
+            let logits = model.forward(&mut segment).expect("logits");
+            (0..logits.rows()).flat_map(|row| logits.row(row).to_vec()).collect::<Vec<f32>>()
+        };
+        let mut caches: Vec<KvCache> =
+            (0..5).map(|_| model.new_cache(32).expect("a cache")).collect();
+        let mut segments: Vec<Segment<'_>> = caches
+            .iter_mut()
+            .zip(texts)
+            .zip(wanted)
+            .map(|((cache, tokens), logits)| Segment { cache, tokens, logits })
+            .collect();
+        let calls = AtomicUsize::new(0);
+        let mut passed = forward(&mut segments, |segments| {
+            calls.fetch_add(1, Ordering::Relaxed);
+            compute(&model, segments)
+        });
+        drop(segments);
+        for (i, rows) in [(0, 3), (2, 0), (4, 1)] {
+            let mut own = passed.rows(i).expect("it is well");
+            let given: Vec<f32> = (0..rows).flat_map(|row| own.row(row).to_vec()).collect();
+            assert_eq!(given, alone(i), "sequence {i}");
+        }
+        assert!(passed.rows(1).err().is_some_and(|e| e.contains("broke off")));
+        assert!(passed.rows(3).err().is_some_and(|e| e.contains("it fails")));
+        assert!(passed.rows(5).is_err());
+        assert_eq!(caches.iter().map(KvCache::len).collect::<Vec<_>>(), [3, 0, 1, 0, 2]);
+        assert_eq!(calls.into_inner(), 6, "once together, then each alone");
+
+        // What is well is computed once.
+        let mut segments = [Segment { cache: &mut caches[0], tokens: texts[4], logits: wanted[4] }];
+        let calls = AtomicUsize::new(0);
+        let passed = forward(&mut segments, |segments| {
+            calls.fetch_add(1, Ordering::Relaxed);
+            compute(&model, segments)
+        });
+        drop(passed);
+        assert_eq!(calls.into_inner(), 1);
+    }
+}

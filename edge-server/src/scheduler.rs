@@ -156,6 +156,7 @@ impl Scheduler {
                     if session.peer.as_ref().is_some_and(|p| p.connection == connection) {
                         session.peer = None;
                         session.drop_jobs();
+                        session.abandon_prompt();
                     }
                 }
                 self.forget_gone();
@@ -316,7 +317,7 @@ impl Scheduler {
         let idle: Vec<SessionId> = self
             .sessions
             .values()
-            .filter(|s| !s.waits() && s.last_used.elapsed() > self.limits.idle)
+            .filter(|s| s.cache.is_some() && !s.waits() && s.last_used.elapsed() > self.limits.idle)
             .map(|s| s.id)
             .collect();
         for id in idle {
