@@ -3,7 +3,7 @@
 use crate::metrics::Metrics;
 use crate::share::Owner;
 use std::sync::Arc;
-use tandem_protocol::{ErrorCode, Failure, ServerMessage, encode_server};
+use tandem_protocol::{ErrorCode, Failure, ServerMessage, encode_server, short_text};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -41,7 +41,7 @@ impl Peer {
         code: ErrorCode,
         message: impl Into<String>,
     ) {
-        let message = message.into();
+        let message = short_text(message);
         self.send(&ServerMessage::Error(Failure { generation, code, message }));
     }
 }

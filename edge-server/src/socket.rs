@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tandem_protocol::{
     ClientMessage, ErrorCode, Failure, Hello, PROTOCOL_VERSION, Refused, ServerMessage, Welcome,
-    decode_client, encode_server,
+    decode_client, encode_server, short_text,
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::timeout;
@@ -57,7 +57,7 @@ pub(crate) async fn serve(mut socket: WebSocket, shared: Arc<Shared>, connection
 }
 
 async fn refuse(socket: &mut WebSocket, code: ErrorCode, message: impl Into<String>) {
-    let refused = ServerMessage::Refused(Refused { code, message: message.into() });
+    let refused = ServerMessage::Refused(Refused { code, message: short_text(message) });
     let _ = socket.send(Message::Binary(encode_server(&refused).into())).await;
     let _ = socket.send(Message::Close(None)).await;
 }
@@ -228,7 +228,7 @@ async fn violation(sink: &mut Sink, shared: &Shared, text: &str) {
 
 /// Says why the connection ends now.
 async fn end(sink: &mut Sink, shared: &Shared, code: ErrorCode, text: &str) {
-    let failure = Failure { generation: None, code, message: text.to_owned() };
+    let failure = Failure { generation: None, code, message: short_text(text) };
     let bytes = encode_server(&ServerMessage::Error(failure));
     if sink.send(Message::Binary(bytes.into())).await.is_ok() {
         shared.metrics.error(code);

@@ -282,6 +282,10 @@ async fn the_oldest_idle_conversation_makes_room() {
     busy.tokens(3).await;
     other.send(&open(5, 5, prompt, Sampling::GREEDY)).await;
     other.send(&stream(5, 0, n, 1)).await;
+    let told = other.within(Duration::from_secs(5)).await;
+    assert!(matches!(&told, Some(ServerMessage::Waiting(_))), "{told:?}");
+    // Who has nothing at work goes before the one that made way.
+    drop(busy);
     other.tokens(1).await;
     assert_eq!(raw.tokens(100).await.len(), 100);
     edge.stop().await;

@@ -213,6 +213,11 @@ impl CpuModel {
         values.resize(start + normed.rows() * self.vocab, 0.0);
         let output = self.output.as_ref().unwrap_or(&self.embedding);
         matmul(output, self.vocab, &normed, &mut values[start..]);
+        // Rounded to 8 bits, what is no number would come out as zeros, and as text that nobody wrote.
+        let rows = wanted.chunks_exact(width).zip(values[start..].chunks_exact_mut(self.vocab));
+        for (_, logits) in rows.filter(|(row, _)| !row.iter().all(|x| x.is_finite())) {
+            logits.fill(f32::NAN);
+        }
     }
 
     /// Appends keys and values to each part's cache and attends over it.

@@ -18,6 +18,14 @@ impl std::fmt::Debug for SessionId {
 /// equal ids.
 pub type Fingerprint = [u8; 32];
 
+/// A text for people within the limit of a message: what quotes a peer or a library may be longer.
+#[must_use]
+pub fn short_text(text: impl Into<String>) -> String {
+    let mut text = text.into();
+    text.truncate(text.floor_char_boundary(crate::MAX_TEXT));
+    text
+}
+
 /// From device to edge.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum ClientMessage {

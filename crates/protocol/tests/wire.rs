@@ -543,6 +543,18 @@ fn ids_outside_the_vocabulary_are_named() {
 }
 
 #[test]
+fn a_long_reason_is_cut_between_characters() {
+    let reason = tandem_protocol::short_text("é".repeat(MAX_TEXT));
+    assert_eq!((reason.len(), reason.chars().count()), (MAX_TEXT, MAX_TEXT / 2));
+    let odd = tandem_protocol::short_text(format!("a{}", "é".repeat(MAX_TEXT)));
+    assert_eq!(odd.len(), MAX_TEXT - 1);
+    for message in [reason, odd] {
+        let refused = ServerMessage::Refused(Refused { code: ErrorCode::Model, message });
+        decode_server(&encode_server(&refused)).unwrap();
+    }
+}
+
+#[test]
 fn a_session_is_never_shown() {
     assert_eq!(format!("{:?}", SessionId([7; 16])), "SessionId(…)");
 }

@@ -142,15 +142,11 @@ async fn a_broken_row_ends_one_conversation() {
     let n = text.len();
     let mut broken = text.clone();
     broken.push(TokenId(BROKEN));
-    let mut middle = text[..10].to_vec();
-    middle.push(TokenId(BROKEN));
-    middle.extend(&text[10..]);
     let draft_of =
         |generation, ids: &[u32]| draft(generation, 0, n, &[], ids, &vec![1.0; ids.len()]);
     let good = alone[0].0;
     for (generation, prompt, then) in [
         (1, broken.clone(), stream(1, 0, n + 1, 5)),
-        (2, middle.clone(), stream(2, 0, n + 1, 5)),
         (3, text.clone(), draft_of(3, &[good, BROKEN, 70])),
         (4, broken.clone(), draft(4, 0, n + 1, &[], &[70], &[1.0])),
     ] {

@@ -90,30 +90,21 @@ async fn more_texts_than_memory_wait_their_turn() {
 async fn who_waits_for_too_long_is_told() {
     let verifier = verifier();
     let mut wanted = tandem_tests::config(([127, 0, 0, 1], 0).into());
-    (wanted.limits.sessions, wanted.limits.wait) = (1, Duration::from_secs(2));
+    (wanted.limits.sessions, wanted.limits.wait) = (1, Duration::from_secs(1));
     let edge = crate::raw::serve(&verifier, wanted).await;
-    let mut raw = Raw::connect(edge.address(), None, greeting(&verifier)).await;
-    let n = 20;
-    // It asks for the first round again and again, so that it is never idle.
-    raw.send(&open(1, 1, ids(60..80), Sampling::GREEDY)).await;
-    raw.send(&stream(1, 0, n, 1)).await;
-    raw.tokens(1).await;
+    // Its device is about to send a draft, and has some seconds for it.
+    let mut busy = Raw::connect(edge.address(), None, greeting(&verifier)).await;
+    busy.send(&open(1, 1, ids(60..80), Sampling::GREEDY)).await;
+    busy.prefill().await;
     let mut other = Raw::connect(edge.address(), None, greeting(&verifier)).await;
-    let busy = tokio::spawn(async move {
-        for generation in 2.. {
-            raw.send(&open(1, generation, ids(60..80), Sampling::GREEDY)).await;
-            raw.send(&stream(generation, 0, n, 900)).await;
-            raw.tokens(900).await;
-        }
-    });
-    tokio::time::sleep(Duration::from_millis(300)).await;
     other.send(&open(2, 1, ids(60..80), Sampling::GREEDY)).await;
     let first = other.within(Duration::from_secs(10)).await.expect("a word");
     assert!(matches!(first, ServerMessage::Waiting(w) if w.place == 1), "{first:?}");
     let last = other.failure().await;
     assert_eq!(last.code, ErrorCode::Busy, "{}", last.message);
     assert!(last.message.contains("try again later"), "{}", last.message);
-    busy.abort();
+    busy.send(&stream(1, 0, 20, 1)).await;
+    busy.tokens(1).await;
     edge.stop().await;
 }
 
