@@ -22,7 +22,11 @@ pub type Fingerprint = [u8; 32];
 #[must_use]
 pub fn short_text(text: impl Into<String>) -> String {
     let mut text = text.into();
-    text.truncate(text.floor_char_boundary(crate::MAX_TEXT));
+    let mut end = text.len().min(crate::MAX_TEXT);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    text.truncate(end);
     text
 }
 
