@@ -274,6 +274,7 @@ async fn the_oldest_idle_conversation_makes_room() {
     // Nobody busy is thrown out: the next waits until one of them ends.
     raw.send(&stream(2, 1, n + 1, 3000)).await;
     raw.send(&stream(3, 2, n + 2, 3000)).await;
+    while raw.verdict().await.generation != 3 {}
     let mut other = Raw::connect(edge.address(), None, greeting(&verifier)).await;
     let mut busy = Raw::connect(edge.address(), None, greeting(&verifier)).await;
     busy.send(&open(4, 4, prompt.clone(), Sampling::GREEDY)).await;
