@@ -5,6 +5,7 @@ mod cli;
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use std::net::{IpAddr, SocketAddr};
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 use tandem_edge::{Bound, Config, Limits};
@@ -102,12 +103,22 @@ struct Serve {
     exit_with_parent: bool,
 }
 
-fn main() -> Result<()> {
+fn main() -> ExitCode {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     let log = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
     let log = log.with_filter(filter.and(filter_fn(without_words)));
     tracing_subscriber::registry().with(log).init();
-    let command = Args::parse().command;
+    match run(Args::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        // What happened and what to do, and no places in the code.
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> Result<()> {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     match command {

@@ -1,7 +1,7 @@
 //! What a model file says of itself, read without its weights, and what follows from that: which
 //! models go together, and how much memory one takes.
 
-use crate::gguf::Gguf;
+use crate::gguf::{Gguf, parts};
 use crate::{Error, Tokenizer, tokenizer};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -21,7 +21,7 @@ pub struct Facts {
     pub architecture: String,
     /// Weights.
     pub parameters: u64,
-    /// The format that most weights are in: `Q4K`.
+    /// What people call the formats of the weights: `Q4_K_M`.
     pub quantisation: String,
     /// SHA-256 over the whole vocabulary, merges and special tokens.
     pub tokenizer: [u8; 32],
@@ -41,22 +41,27 @@ impl Facts {
     /// # Errors
     /// If the file cannot be read, is cut off, is no usable GGUF, or of an unsupported architecture.
     pub fn read(path: &Path) -> Result<Self, Error> {
-        type Known = HashMap<PathBuf, (u64, Option<SystemTime>, Facts)>;
+        type Seen = Vec<Option<(u64, SystemTime)>>;
+        type Known = HashMap<PathBuf, (Seen, Facts)>;
         static KNOWN: OnceLock<Mutex<Known>> = OnceLock::new();
         let known = || {
             let known = KNOWN.get_or_init(Mutex::default);
             known.lock().unwrap_or_else(PoisonError::into_inner)
         };
-        let meta = std::fs::metadata(path);
-        let meta = meta.map_err(|source| Error::Read { path: path.to_owned(), source })?;
-        let (bytes, changed) = (meta.len(), meta.modified().ok());
-        if let Some((b, c, facts)) = known().get(path)
-            && (*b, *c) == (bytes, changed)
+        // Of all its parts: one that comes, goes or changes makes it another model.
+        let seen = |path: &PathBuf| {
+            let meta = std::fs::metadata(path).ok()?;
+            Some((meta.len(), meta.modified().ok()?))
+        };
+        let seen: Seen = parts::files_of(path).iter().map(seen).collect();
+        if let Some((before, facts)) = known().get(path)
+            && *before == seen
+            && seen.iter().all(Option::is_some)
         {
             return Ok(facts.clone());
         }
         let facts = Self::of(&Gguf::open(path)?)?;
-        known().insert(path.to_owned(), (bytes, changed, facts.clone()));
+        known().insert(path.to_owned(), (seen, facts.clone()));
         Ok(facts)
     }
 
@@ -76,7 +81,7 @@ impl Facts {
     fn of(file: &Gguf) -> Result<Self, Error> {
         let shape = file.shape()?;
         let (parameters, quantisation) = file.check_tensors(&shape)?;
-        let vocab = tokenizer::vocabulary(file);
+        let vocab = tokenizer::size(file)?;
         Ok(Self {
             name: file.name(),
             parameters,

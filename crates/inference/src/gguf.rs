@@ -1,109 +1,81 @@
-//! Reading a GGUF file: metadata, hyperparameters, tensors. Nothing in the file is trusted.
+//! Reading a model out of one GGUF file or several: metadata, hyperparameters, tensors. Nothing in a
+//! file is trusted.
+
+mod formats;
+mod header;
+pub(crate) mod parts;
+mod shape;
+
+pub(crate) use formats::SUPPORTED;
+pub(crate) use shape::Shape;
 
 use crate::Error;
 use candle_core::Device;
-use candle_core::quantized::gguf_file::{Content, TensorInfo, Value};
+use candle_core::quantized::gguf_file::{self, Value};
 use candle_core::quantized::{GgmlDType, QTensor};
+use header::{Fault, Header, TensorInfo};
+use parts::PartName;
 use rayon::prelude::*;
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
-use std::io::{BufReader, ErrorKind, Read, Seek, SeekFrom};
+use std::io::{BufReader, ErrorKind};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use tandem_kernels::{Kind, KvFormat, Matrix};
-
-/// Model families that are built in.
-const SUPPORTED: &str = "qwen2, qwen3, llama";
+use tandem_kernels::{Kind, Matrix};
 
 /// What each frequency of the rotation is divided by; only in files that need it.
 const ROPE_FACTORS: &str = "rope_freqs.weight";
 
-/// An opened file.
+/// Matrices of a block. Each may have a bias beside its weights.
+const LINEAR: [&str; 7] =
+    ["attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"];
+const NORMS: [&str; 2] = ["attn_norm", "ffn_norm"];
+const HEAD_NORMS: [&str; 2] = ["attn_q_norm", "attn_k_norm"];
+
+/// An opened model.
 pub(crate) struct Gguf {
-    pub content: Content,
-    path: PathBuf,
-    file: RefCell<File>,
+    values: HashMap<String, Value>,
+    tensors: BTreeMap<String, TensorInfo>,
+    /// Its files, in order.
+    parts: Vec<Part>,
+    /// Size of all files.
     pub file_bytes: u64,
 }
 
-/// What a family's forward pass needs to know.
-#[derive(Clone, Debug)]
-pub(crate) struct Shape {
-    pub architecture: String,
-    pub layers: usize,
-    pub width: usize,
-    pub feed_forward: usize,
-    pub heads: usize,
-    pub kv_heads: usize,
-    pub head_width: usize,
-    pub max_context: usize,
-    pub rope_base: f32,
-    /// Rotated pairs are neighbours (`llama`) or half a head apart (`qwen2`, `qwen3`).
-    pub rope_neighbours: bool,
-    /// Queries and keys are normed head by head before they are rotated (`qwen3`).
-    pub head_norms: bool,
-    pub epsilon: f32,
+struct Part {
+    path: PathBuf,
+    file: RefCell<File>,
 }
 
-/// Bytes of a header at most; those of known models have 20 MiB. A value of one byte in a file takes
-/// 32 in memory, so this is what bounds what a header can take.
-const MAX_HEADER: u64 = 48 << 20;
-
-/// A file of which the header's reader sees the beginning only, and which knows where it is.
-struct Header<'a> {
-    inner: BufReader<&'a File>,
-    at: u64,
-    end: u64,
-}
-
-impl<'a> Header<'a> {
-    fn of(file: &'a File, len: u64) -> Self {
-        let inner = BufReader::with_capacity(1 << 20, file);
-        Self { inner, at: 0, end: len.min(MAX_HEADER) }
+/// A whole number, in whichever numeric type it is stored; `None` if it is none.
+pub(crate) fn whole(value: &Value) -> Option<i128> {
+    match value {
+        Value::U8(v) => Some(i128::from(*v)),
+        Value::U16(v) => Some(i128::from(*v)),
+        Value::U32(v) => Some(i128::from(*v)),
+        Value::U64(v) => Some(i128::from(*v)),
+        Value::I8(v) => Some(i128::from(*v)),
+        Value::I16(v) => Some(i128::from(*v)),
+        Value::I32(v) => Some(i128::from(*v)),
+        Value::I64(v) => Some(i128::from(*v)),
+        Value::F32(v) => whole(&Value::F64(f64::from(*v))),
+        // Beyond 2^53 not every whole number is there.
+        Value::F64(v) => (v.fract() == 0.0 && v.abs() <= 9e15).then_some(*v as i128),
+        Value::Bool(_) | Value::String(_) | Value::Array(_) => None,
     }
 }
 
-impl Read for Header<'_> {
-    fn read(&mut self, part: &mut [u8]) -> std::io::Result<usize> {
-        let left = usize::try_from(self.end.saturating_sub(self.at)).unwrap_or(usize::MAX);
-        let most = part.len().min(left);
-        let n = self.inner.read(&mut part[..most])?;
-        self.at += n as u64;
-        Ok(n)
+/// A real number, in whichever numeric type it is stored; `None` if it is none, or a whole number that
+/// 32 bits would change.
+pub(crate) fn real(value: &Value) -> Option<f32> {
+    match value {
+        Value::F32(v) => Some(*v),
+        // What a converter would have written in 32 bits.
+        Value::F64(v) => Some(*v as f32).filter(|f| f.is_finite() == v.is_finite()),
+        other => whole(other).filter(|n| (*n as f32) as i128 == *n).map(|n| n as f32),
     }
-}
-
-impl Seek for Header<'_> {
-    fn seek(&mut self, to: SeekFrom) -> std::io::Result<u64> {
-        self.at = match to {
-            SeekFrom::End(n) => {
-                self.inner.seek(SeekFrom::Start(self.end.saturating_add_signed(n)))?
-            }
-            to => self.inner.seek(to)?,
-        };
-        Ok(self.at)
-    }
-
-    /// Asked before each text of a header.
-    fn stream_position(&mut self) -> std::io::Result<u64> {
-        Ok(self.at)
-    }
-}
-
-/// The kernels' name of a format; `None` when they have none for it.
-fn kernel_of(dtype: GgmlDType) -> Option<Kind> {
-    Some(match dtype {
-        GgmlDType::Q4_0 => Kind::Q4_0,
-        GgmlDType::Q4_1 => Kind::Q4_1,
-        GgmlDType::Q5_0 => Kind::Q5_0,
-        GgmlDType::Q5_1 => Kind::Q5_1,
-        GgmlDType::Q8_0 => Kind::Q8_0,
-        GgmlDType::Q4K => Kind::Q4K,
-        GgmlDType::Q5K => Kind::Q5K,
-        GgmlDType::Q6K => Kind::Q6K,
-        _ => return None,
-    })
 }
 
 /// Fills `part` from the place `at`, whoever else reads the file.
@@ -124,256 +96,268 @@ fn read_at(file: &File, part: &mut [u8], at: u64) -> std::io::Result<()> {
     }
 }
 
-/// Llama 3 files call their way of splitting text `llama-bpe`; the tokenizer library knows it as
-/// `llama3`. It takes a word that is in the vocabulary whole, whatever the merges say.
-fn name_pre_tokenizer(content: &mut Content) {
-    const KEY: &str = "tokenizer.ggml.pre";
-    if let Some(Value::String(pre)) = content.metadata.get(KEY)
-        && ["llama-bpe", "llama-v3", "llama3"].contains(&pre.as_str())
-    {
-        content.metadata.insert(KEY.into(), Value::String("llama3".into()));
-        content.metadata.insert("tokenizer.ggml.ignore_merges".into(), Value::Bool(true));
-    }
+fn format_error(path: &Path, reason: impl Into<String>) -> Error {
+    Error::Format { path: path.to_owned(), reason: reason.into() }
 }
 
-impl Shape {
-    /// Values of one token's keys in one layer.
-    pub(crate) fn kv_width(&self) -> usize {
-        self.kv_heads * self.head_width
+/// Opens one file; its header and size.
+fn open_part(path: &Path) -> Result<(Part, Header, u64), Error> {
+    let read = |source| Error::Read { path: path.to_owned(), source };
+    // Looked at first: opening a pipe would wait for its other end.
+    let meta = std::fs::metadata(path).map_err(read)?;
+    if !meta.is_file() {
+        return Err(format_error(path, "it is not a file; give the path of a .gguf file"));
     }
-
-    /// Bytes of KV cache that one token takes.
-    pub(crate) fn cache_bytes_per_token(&self, format: KvFormat) -> usize {
-        self.layers * self.kv_heads * 2 * format.bytes(self.head_width)
-    }
+    let file = File::open(path).map_err(read)?;
+    let len = file.metadata().map_err(read)?.len();
+    let header = header::read(BufReader::with_capacity(1 << 20, &file), len);
+    let header = header.map_err(|fault| match fault {
+        Fault::Read(source) => read(source),
+        Fault::Damaged(reason) => format_error(
+            path,
+            format!("{reason}. Download the model again, or choose a .gguf file"),
+        ),
+        Fault::Refused(reason) => format_error(path, reason),
+        Fault::Format { tensor, number } => Error::Quantisation {
+            path: path.to_owned(),
+            tensor,
+            format: formats::name(number),
+            supported: SUPPORTED,
+        },
+    })?;
+    Ok((Part { path: path.to_owned(), file: RefCell::new(file) }, header, len))
 }
 
 impl Gguf {
-    /// The file's name without its ending: what its model is called everywhere.
+    /// What the model is called everywhere: the file's name without its ending and number.
     pub(crate) fn name(&self) -> String {
-        self.path.file_stem().map_or_else(String::new, |s| s.to_string_lossy().into_owned())
+        parts::model_name(self.path())
     }
 
-    /// The open file, with a lock on it for as long as it is held: others see that it is in use.
-    pub(crate) fn into_lock(self) -> File {
-        let file = self.file.into_inner();
+    fn path(&self) -> &Path {
+        &self.parts[0].path
+    }
+
+    /// The open files, with a lock on each for as long as they are held: others see that they are in
+    /// use.
+    pub(crate) fn into_locks(self) -> Vec<File> {
+        let files = self.parts.into_iter().map(|part| part.file.into_inner());
         // Where a file system has no locks nobody sees it.
-        let _ = file.try_lock_shared();
-        file
+        files.inspect(|file| drop(file.try_lock_shared())).collect()
     }
 
-    /// Reads the header.
+    /// Reads the header, and those of the other parts of a model in several files: any of them may be
+    /// given.
+    ///
+    /// # Errors
+    /// If the file cannot be read or is no usable GGUF, or a part is missing or another model's.
     pub(crate) fn open(path: &Path) -> Result<Self, Error> {
-        let read = |source| Error::Read { path: path.to_owned(), source };
-        let file = File::open(path).map_err(read)?;
-        let meta = file.metadata().map_err(read)?;
-        if !meta.is_file() {
-            return Err(Error::Format {
-                path: path.to_owned(),
-                reason: "it is not a file; give the path of a .gguf file".into(),
-            });
-        }
-        let mut reader = Header::of(&file, meta.len());
-        // The reader checks lengths against the file, but a crafted alignment can still make it
-        // divide by zero: that must not take the process down.
-        let parsed = catch_unwind(AssertUnwindSafe(|| Content::read(&mut reader)));
-        let reason = match parsed {
-            Ok(Ok(mut content)) => {
-                name_pre_tokenizer(&mut content);
-                return Ok(Self {
-                    content,
-                    path: path.to_owned(),
-                    file_bytes: meta.len(),
-                    file: RefCell::new(file),
-                });
-            }
-            Ok(Err(e)) => e.to_string(),
-            Err(_) => "its header makes no sense".to_owned(),
+        let (part, header, len) = open_part(path)?;
+        let file = Self {
+            values: header.values,
+            tensors: header.tensors,
+            parts: vec![part],
+            file_bytes: len,
         };
-        Err(Error::Format {
-            path: path.to_owned(),
-            reason: format!("{reason}. Download the model again, or choose a .gguf file"),
-        })
+        let count = file.small("split.count")?.unwrap_or(1);
+        if count > 1 {
+            return Self::open_parts(path, file, count);
+        }
+        match PartName::of(path) {
+            Some(PartName { number, count, .. }) if count > 1 => Err(file.bad(format!(
+                "its name says that it is part {number} of {count}, and it says that it is a whole \
+                 model; give it another name"
+            ))),
+            _ => Ok(file),
+        }
+    }
+
+    /// All parts of a model of which one is open.
+    fn open_parts(path: &Path, given: Self, count: usize) -> Result<Self, Error> {
+        let number = given.small("split.no")?.unwrap_or(0) + 1;
+        let Some(name) = PartName::of(path).filter(|n| (n.number, n.count) == (number, count))
+        else {
+            return Err(given.bad(format!(
+                "it is part {number} of {count} of a model, so its name must end in \
+                 `-{number:05}-of-{count:05}.gguf`, as when it was downloaded; give it that name and \
+                 put the other parts beside it"
+            )));
+        };
+        let missing: Vec<String> =
+            name.files().filter(|file| !path.with_file_name(file).exists()).collect();
+        if !missing.is_empty() {
+            return Err(given.bad(format!(
+                "the model is in {count} files, and {} is missing beside it; download that too",
+                missing.join(", ")
+            )));
+        }
+        let total = given.value("split.tensors.count").and_then(whole);
+        let mut all: Option<Self> = None;
+        for (i, file) in name.files().enumerate() {
+            let (part, header, len) = open_part(&path.with_file_name(&file))?;
+            let mut next = Self {
+                values: header.values,
+                tensors: header.tensors,
+                parts: vec![part],
+                file_bytes: len,
+            };
+            let says = (next.small("split.no")?.unwrap_or(0), next.small("split.count")?);
+            let same = next.value("split.tensors.count").and_then(whole) == total;
+            if says != (i, Some(count)) || !same {
+                return Err(next.bad(format!(
+                    "it is not part {} of {count} of the model of {}; download it again",
+                    i + 1,
+                    path.display()
+                )));
+            }
+            match &mut all {
+                None => all = Some(next),
+                Some(all) => all.add(std::mem::replace(&mut next, Self::none()))?,
+            }
+        }
+        let all = all.ok_or_else(|| given.bad("it has no parts"))?;
+        if total.is_some_and(|total| total != all.tensors.len() as i128) {
+            return Err(all.bad(format!(
+                "its {count} parts have {} tensors and should have {}; download them again",
+                all.tensors.len(),
+                total.unwrap_or_default()
+            )));
+        }
+        Ok(all)
+    }
+
+    fn none() -> Self {
+        Self { values: HashMap::new(), tensors: BTreeMap::new(), parts: Vec::new(), file_bytes: 0 }
+    }
+
+    /// Takes in the next part.
+    fn add(&mut self, next: Self) -> Result<(), Error> {
+        for key in next.values.keys().filter(|key| !key.starts_with("split.")) {
+            // Later parts may repeat what the first says.
+            let other = self.values.get(key).is_none_or(|first| !same(first, &next.values[key]));
+            if other {
+                return Err(next.bad(format!(
+                    "it says another {key} than the first part: it is of another model; download \
+                     the parts again"
+                )));
+            }
+        }
+        let part = self.parts.len();
+        for (name, info) in &next.tensors {
+            match self.tensors.entry(name.clone()) {
+                Entry::Vacant(place) => place.insert(TensorInfo { part, ..info.clone() }),
+                Entry::Occupied(_) => {
+                    return Err(next.bad(format!(
+                        "the tensor {name} is in an earlier part too; download the parts again"
+                    )));
+                }
+            };
+        }
+        self.file_bytes = self.file_bytes.saturating_add(next.file_bytes);
+        self.parts.extend(next.parts);
+        Ok(())
     }
 
     /// A format error about this file.
     pub(crate) fn bad(&self, reason: impl Into<String>) -> Error {
-        Error::Format { path: self.path.clone(), reason: reason.into() }
+        let path = self.parts.first().map(|part| part.path.as_path());
+        format_error(path.unwrap_or_else(|| Path::new("")), reason)
     }
 
-    /// A whole number from the metadata.
-    pub(crate) fn number(&self, key: &str) -> Option<u64> {
-        match self.content.metadata.get(key)? {
-            Value::U8(v) => Some(u64::from(*v)),
-            Value::U16(v) => Some(u64::from(*v)),
-            Value::U32(v) => Some(u64::from(*v)),
-            Value::U64(v) => Some(*v),
-            Value::I8(v) => u64::try_from(*v).ok(),
-            Value::I16(v) => u64::try_from(*v).ok(),
-            Value::I32(v) => u64::try_from(*v).ok(),
-            Value::I64(v) => u64::try_from(*v).ok(),
-            _ => None,
+    /// What the metadata has under a key.
+    pub(crate) fn value(&self, key: &str) -> Option<&Value> {
+        self.values.get(key)
+    }
+
+    /// A whole number from the metadata, in whichever type it is stored.
+    ///
+    /// # Errors
+    /// If it is there and is no whole number.
+    pub(crate) fn integer(&self, key: &str) -> Result<Option<i128>, Error> {
+        let Some(value) = self.value(key) else { return Ok(None) };
+        whole(value).map(Some).ok_or_else(|| self.bad(format!("{key} is no whole number")))
+    }
+
+    fn small(&self, key: &str) -> Result<Option<usize>, Error> {
+        let Some(number) = self.integer(key)? else { return Ok(None) };
+        let small = usize::try_from(number).ok().filter(|n| *n <= 1 << 16);
+        small.map(Some).ok_or_else(|| self.bad(format!("{key} is {number}, which makes no sense")))
+    }
+
+    /// Yes or no from the metadata.
+    ///
+    /// # Errors
+    /// If it is there and is neither.
+    pub(crate) fn flag(&self, key: &str) -> Result<Option<bool>, Error> {
+        match self.value(key) {
+            None => Ok(None),
+            Some(Value::Bool(on)) => Ok(Some(*on)),
+            Some(value) => match whole(value) {
+                Some(0) => Ok(Some(false)),
+                Some(1) => Ok(Some(true)),
+                _ => Err(self.bad(format!("{key} is neither yes nor no"))),
+            },
         }
     }
 
     /// A text from the metadata.
-    pub(crate) fn text(&self, key: &str) -> Option<&str> {
-        self.content.metadata.get(key)?.to_string().ok().map(String::as_str)
+    ///
+    /// # Errors
+    /// If it is there and is no text.
+    pub(crate) fn text(&self, key: &str) -> Result<Option<&str>, Error> {
+        match self.value(key) {
+            None => Ok(None),
+            Some(Value::String(text)) => Ok(Some(text)),
+            Some(_) => Err(self.bad(format!("{key} is no text"))),
+        }
     }
 
-    /// The hyperparameters, each within sane bounds.
-    pub(crate) fn shape(&self) -> Result<Shape, Error> {
-        let architecture = self.text("general.architecture").unwrap_or("unknown").to_owned();
-        let (rope_neighbours, head_norms) = match architecture.as_str() {
-            "qwen2" => (false, false),
-            "qwen3" => (false, true),
-            "llama" => (true, false),
-            _ => {
-                return Err(Error::Architecture {
-                    path: self.path.clone(),
-                    architecture,
-                    supported: SUPPORTED,
-                });
-            }
-        };
-        let number = |key: &str, low: usize, high: usize| -> Result<usize, Error> {
-            let key = format!("{architecture}.{key}");
-            let value = self.number(&key).ok_or_else(|| self.bad(format!("{key} is missing")))?;
-            match usize::try_from(value) {
-                Ok(v) if (low..=high).contains(&v) => Ok(v),
-                _ => Err(self.bad(format!("{key} is {value}; expected {low} to {high}"))),
-            }
-        };
-        let real = |key: &str, default: Option<f32>, low: f32, high: f32| -> Result<f32, Error> {
-            let key = format!("{architecture}.{key}");
-            let value = self.content.metadata.get(&key).and_then(|v| v.to_f32().ok()).or(default);
-            let value = value.ok_or_else(|| self.bad(format!("{key} is missing")))?;
-            if (low..=high).contains(&value) {
-                Ok(value)
-            } else {
-                Err(self.bad(format!("{key} is {value}; expected {low} to {high}")))
-            }
-        };
-        let scaling = self.text(&format!("{architecture}.rope.scaling.type")).unwrap_or("none");
-        // Llama 3.1 and later carry their scaling as a tensor of factors, whatever they call it.
-        if scaling != "none" && !(scaling == "llama3" && self.has(ROPE_FACTORS)) {
-            return Err(self.bad(format!("its RoPE scaling `{scaling}` is not supported")));
-        }
-        let width = number("embedding_length", 32, 1 << 15)?;
-        let heads = number("attention.head_count", 1, 1024)?;
-        let kv_heads = number("attention.head_count_kv", 1, heads).or_else(|e| {
-            let key = format!("{architecture}.attention.head_count_kv");
-            if self.content.metadata.contains_key(&key) { Err(e) } else { Ok(heads) }
-        })?;
-        let key_length = format!("{architecture}.attention.key_length");
-        let head_width = if self.content.metadata.contains_key(&key_length) {
-            number("attention.key_length", 8, 1024)?
-        } else {
-            width / heads
-        };
-        let shape = Shape {
-            layers: number("block_count", 1, 512)?,
-            feed_forward: number("feed_forward_length", 32, 1 << 18)?,
-            max_context: number("context_length", 1, 1 << 24)?.min(1 << 17),
-            rope_base: real("rope.freq_base", Some(10_000.0), 1.0, 1e12)?,
-            epsilon: real("attention.layer_norm_rms_epsilon", None, 0.0, 1.0)?,
-            architecture,
-            width,
-            heads,
-            kv_heads,
-            head_width,
-            rope_neighbours,
-            head_norms,
-        };
-        let rotated = self.number(&format!("{}.rope.dimension_count", shape.architecture));
-        if rotated.is_some_and(|n| n != head_width as u64) {
-            return Err(self.bad("it rotates only a part of each head, which is not supported"));
-        }
-        let fits = |n: usize| n.is_multiple_of(32);
-        if !heads.is_multiple_of(kv_heads)
-            || !head_width.is_multiple_of(8)
-            || head_width == 0
-            || !fits(width)
-            || !fits(shape.feed_forward)
-            || !fits(heads * head_width)
-        {
-            return Err(self.bad(format!("its sizes do not fit together: {shape:?}")));
-        }
-        Ok(shape)
-    }
-
-    /// The angle by which each pair of a head turns from one position to the next.
-    pub(crate) fn frequencies(&self, shape: &Shape) -> Result<Vec<f32>, Error> {
-        let half = shape.head_width / 2;
-        let base = |i| 1.0 / shape.rope_base.powf(i as f32 / half as f32);
-        let mut frequencies: Vec<f32> = (0..half).map(base).collect();
-        if self.has(ROPE_FACTORS) {
-            for (frequency, factor) in frequencies.iter_mut().zip(self.vector(ROPE_FACTORS, half)?)
-            {
-                *frequency /= factor;
-            }
-        }
-        if frequencies.iter().any(|f| !f.is_finite()) {
-            return Err(self.bad(format!("{ROPE_FACTORS} holds values that make no sense")));
-        }
-        Ok(frequencies)
-    }
-
-    /// Checks that what a family needs is there and that the file holds all of it. Returns the
-    /// number of weights and the format that most of them are in.
+    /// Checks that what a family needs is there, and nothing that it does not know. Returns the number
+    /// of weights, and what people call their formats.
     pub(crate) fn check_tensors(&self, shape: &Shape) -> Result<(u64, String), Error> {
-        const PARTS: [&str; 9] = [
-            "attn_norm",
-            "attn_q",
-            "attn_k",
-            "attn_v",
-            "attn_output",
-            "ffn_norm",
-            "ffn_gate",
-            "ffn_up",
-            "ffn_down",
-        ];
         for name in ["token_embd.weight", "output_norm.weight"] {
             self.info(name)?;
         }
+        let head_norms: &[&str] = if shape.head_norms { &HEAD_NORMS } else { &[] };
         for i in 0..shape.layers {
-            for part in PARTS {
+            for part in LINEAR.iter().chain(&NORMS).chain(head_norms) {
                 self.info(&format!("blk.{i}.{part}.weight"))?;
             }
         }
         let mut formats: HashMap<GgmlDType, u64> = HashMap::new();
-        for (name, info) in &self.content.tensor_infos {
-            let sizes = || self.bad(format!("{name} has impossible sizes"));
-            let count = info.shape.dims().iter().try_fold(1u64, |n, d| n.checked_mul(*d as u64));
-            let count = count.ok_or_else(sizes)?;
-            let blocks = count.div_ceil(info.ggml_dtype.block_size() as u64);
-            let bytes = blocks.checked_mul(info.ggml_dtype.type_size() as u64).ok_or_else(sizes)?;
-            let start = self.content.tensor_data_offset.checked_add(info.offset);
-            let end = start.and_then(|s| s.checked_add(bytes)).ok_or_else(sizes)?;
-            if end > self.file_bytes {
-                return Err(self.damaged(name, "the file ends before it does"));
+        for (name, info) in &self.tensors {
+            if !is_known(name, shape) {
+                return Err(self.bad(format!(
+                    "it has a tensor {name}, which the architecture `{}` as it is known here does \
+                     not have: what the model writes would be wrong. Choose another model or \
+                     conversion; llama.cpp may know this one",
+                    shape.architecture
+                )));
             }
-            *formats.entry(info.ggml_dtype).or_default() += count;
+            let count = formats.entry(info.format).or_default();
+            *count = count.saturating_add(info.count);
         }
         let most = formats.iter().max_by_key(|(_, count)| **count);
-        let format = most.map_or_else(String::new, |(format, _)| format!("{format:?}"));
-        Ok((formats.values().sum(), format))
+        let most = most.map_or("", |(format, _)| formats::short(*format));
+        let mixture = self.value("general.file_type").and_then(whole).and_then(formats::mixture);
+        let weights = formats.values().fold(0, |sum: u64, n| sum.saturating_add(*n));
+        Ok((weights, mixture.unwrap_or(most).to_owned()))
     }
 
     pub(crate) fn has(&self, name: &str) -> bool {
-        self.content.tensor_infos.contains_key(name)
+        self.tensors.contains_key(name)
     }
 
     fn info(&self, name: &str) -> Result<&TensorInfo, Error> {
-        let missing = || self.bad(format!("the tensor {name} is missing"));
-        self.content.tensor_infos.get(name).ok_or_else(missing)
+        let missing = || self.bad(format!("the tensor {name} is missing; choose another file"));
+        self.tensors.get(name).ok_or_else(missing)
     }
 
     /// A vector of 32-bit floats of exactly `len` values.
     pub(crate) fn vector(&self, name: &str, len: usize) -> Result<Vec<f32>, Error> {
         let info = self.info(name)?;
-        if info.shape.dims() != [len] {
-            return Err(self.bad(format!("{name} has shape {:?}, not [{len}]", info.shape)));
+        if info.dims != [len] {
+            return Err(self.bad(format!("{name} has shape {:?}, not [{len}]", info.dims)));
         }
         let tensor = self.quantised(name, &Device::Cpu)?;
         let values = tensor.dequantize(&Device::Cpu)?.to_vec1::<f32>()?;
@@ -385,16 +369,24 @@ impl Gguf {
 
     /// A candle tensor.
     fn quantised(&self, name: &str, device: &Device) -> Result<QTensor, Error> {
-        self.info(name)?;
-        let mut file = self.file.borrow_mut();
+        let TensorInfo { format, dims, start, part, .. } = self.info(name)?;
+        let info = gguf_file::TensorInfo {
+            ggml_dtype: *format,
+            shape: dims.as_slice().into(),
+            offset: *start,
+        };
+        let mut file = self.parts[*part].file.borrow_mut();
         // Sizes that overflow when multiplied must not panic either.
-        catch_unwind(AssertUnwindSafe(|| self.content.tensor(&mut *file, name, device)))
+        catch_unwind(AssertUnwindSafe(|| info.read(&mut *file, 0, device)))
             .unwrap_or_else(|_| Err(candle_core::Error::msg("impossible sizes")))
-            .map_err(|e| self.damaged(name, &e.to_string()))
+            .map_err(|e| self.unreadable(name, *part, &e))
     }
 
-    fn damaged(&self, name: &str, reason: &str) -> Error {
-        self.bad(format!("the tensor {name} cannot be read ({reason}); download the model again"))
+    /// An error about a tensor. What the library says is for the log.
+    fn unreadable(&self, name: &str, part: usize, e: &dyn std::fmt::Display) -> Error {
+        tracing::debug!("the tensor {name}: {e:#}");
+        let reason = format!("the tensor {name} cannot be read; download the model again");
+        format_error(&self.parts[part].path, reason)
     }
 
     /// What is known of a matrix of `rows` (at least, when `padded`) by `cols`.
@@ -406,12 +398,12 @@ impl Gguf {
         padded: bool,
     ) -> Result<&TensorInfo, Error> {
         let info = self.info(name)?;
-        let dims = info.shape.dims();
-        let fits = match dims {
-            [r, c] => *c == cols && if padded { *r >= rows } else { *r == rows },
+        let fits = match info.dims[..] {
+            [r, c] => c == cols && if padded { r >= rows } else { r == rows },
             _ => false,
         };
         if !fits {
+            let dims = &info.dims;
             return Err(self.bad(format!("{name} has shape {dims:?}, not [{rows}, {cols}]")));
         }
         Ok(info)
@@ -440,10 +432,9 @@ impl Gguf {
         padded: bool,
     ) -> Result<Matrix, Error> {
         let info = self.matrix_info(name, rows, cols, padded)?;
-        let rows = info.shape.dims()[0];
-        let sizes = || self.bad(format!("{name} has impossible sizes"));
-        let Some(kind) = kernel_of(info.ggml_dtype) else {
-            tracing::info!("{name} is {:?}: converting to 8 bits", info.ggml_dtype);
+        let rows = info.dims[0];
+        let Some(kind) = formats::kernel(info.format) else {
+            tracing::info!("{name} is {:?}: converting to 8 bits", info.format);
             let values = self.quantised(name, &Device::Cpu)?.dequantize(&Device::Cpu)?;
             let tensor = QTensor::quantize(&values, GgmlDType::Q8_0)?;
             let quantised = tensor.data()?;
@@ -454,16 +445,11 @@ impl Gguf {
             return Matrix::new(Kind::Q8_0, rows, cols, fill).map_err(Error::Memory);
         };
         if !cols.is_multiple_of(kind.block()) {
-            return Err(sizes());
+            return Err(self.bad(format!("{name} has impossible sizes")));
         }
-        let row_bytes = cols / kind.block() * kind.bytes();
-        let bytes = rows.checked_mul(row_bytes).ok_or_else(sizes)?;
-        let start = self.content.tensor_data_offset.checked_add(info.offset).ok_or_else(sizes)?;
-        let end = start.checked_add(bytes as u64).ok_or_else(sizes)?;
-        if end > self.file_bytes {
-            return Err(self.damaged(name, "the file ends before it does"));
-        }
-        let file: &File = &self.file.borrow();
+        let part = &self.parts[info.part];
+        let file: &File = &part.file.borrow();
+        let start = info.start;
         Matrix::new(kind, rows, cols, |data| {
             // By several threads: most of the time goes into fresh memory and copies.
             const PART: usize = 1 << 20;
@@ -472,8 +458,39 @@ impl Gguf {
                 .try_for_each(|(i, part)| read_at(file, part, start + (i * PART) as u64))
         })
         .map_err(|source| match source.kind() {
-            ErrorKind::UnexpectedEof => self.damaged(name, "it is cut off"),
-            _ => Error::Read { path: self.path.clone(), source },
+            ErrorKind::UnexpectedEof => self.unreadable(name, info.part, &source),
+            _ => Error::Read { path: part.path.clone(), source },
         })
     }
+}
+
+/// Whether two values are the same.
+fn same(a: &Value, b: &Value) -> bool {
+    match (a, b) {
+        (Value::String(a), Value::String(b)) => a == b,
+        (Value::Bool(a), Value::Bool(b)) => a == b,
+        (Value::Array(a), Value::Array(b)) => {
+            a.len() == b.len() && a.iter().zip(b).all(|(a, b)| same(a, b))
+        }
+        (a, b) => real(a).is_some_and(|a| Some(a) == real(b)),
+    }
+}
+
+/// Whether an architecture has a tensor of this name.
+fn is_known(name: &str, shape: &Shape) -> bool {
+    if ["token_embd.weight", "output_norm.weight", "output.weight", ROPE_FACTORS].contains(&name) {
+        return true;
+    }
+    let Some((layer, part)) = name.strip_prefix("blk.").and_then(|rest| rest.split_once('.'))
+    else {
+        return false;
+    };
+    let layer = layer.parse::<usize>().is_ok_and(|n| n < shape.layers && n.to_string() == layer);
+    let norm = |part| NORMS.contains(&part) || (shape.head_norms && HEAD_NORMS.contains(&part));
+    layer
+        && match part.rsplit_once('.') {
+            Some((part, "weight")) => LINEAR.contains(&part) || norm(part),
+            Some((part, "bias")) => LINEAR.contains(&part),
+            _ => false,
+        }
 }

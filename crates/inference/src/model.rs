@@ -1,6 +1,7 @@
 //! A model and its forward pass.
 
 use crate::cpu::CpuModel;
+use crate::error::plain;
 use crate::gguf::{Gguf, Shape};
 use crate::tensor::TensorModel;
 use crate::{Error, KvCache, Tokenizer, cache, tokenizer};
@@ -58,7 +59,7 @@ impl FromStr for DeviceChoice {
 /// Facts about a loaded model.
 #[derive(Clone, Debug)]
 pub struct ModelInfo {
-    /// The file's name without its ending: what the model is called everywhere.
+    /// The file's name without its ending and part: what the model is called everywhere.
     pub name: String,
     /// As in the file: `qwen2`, `qwen3`, `llama`.
     pub architecture: String,
@@ -96,8 +97,8 @@ pub struct Model {
     tokenizer: Arc<Tokenizer>,
     cache_bytes_per_token: usize,
     backend: Backend,
-    /// Tells other programs that the file is in use.
-    _file: File,
+    /// Tells other programs that the files are in use.
+    _files: Vec<File>,
 }
 
 enum Backend {
@@ -141,9 +142,9 @@ impl Backend {
 fn gpu() -> Result<Device, String> {
     let open = || {
         if cfg!(feature = "cuda") {
-            Device::new_cuda(0).map_err(|e| e.to_string())
+            Device::new_cuda(0).map_err(|e| plain(&e))
         } else if cfg!(feature = "metal") {
-            Device::new_metal(0).map_err(|e| e.to_string())
+            Device::new_metal(0).map_err(|e| plain(&e))
         } else {
             Err("this build has no support for one; build with `--features cuda` or `metal`".into())
         }
@@ -377,6 +378,7 @@ impl Model {
     fn of(file: Gguf, tokenizer: Arc<Tokenizer>, options: &LoadOptions) -> Result<Self, Error> {
         static NEXT: AtomicUsize = AtomicUsize::new(0);
         let shape = file.shape()?;
+        file.check_tensors(&shape)?;
         let backend = Backend::load(&file, &shape, tokenizer.vocab(), options)?;
         let kv = match &backend {
             Backend::Cpu(_) => options.kv,
@@ -392,7 +394,7 @@ impl Model {
             info: ModelInfo::of(&file, &shape, &tokenizer, device),
             tokenizer,
             backend,
-            _file: file.into_lock(),
+            _files: file.into_locks(),
         })
     }
 

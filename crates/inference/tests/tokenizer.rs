@@ -123,10 +123,8 @@ proptest! {
     #[test]
     fn text_survives(text in "\\PC{0,60}") {
         let ids = QWEN.encode(&text, false).unwrap();
-        // The tokenizer normalises to NFC, as the makers' own does: decoded text is a fixed point.
         let back = QWEN.decode(&ids).unwrap();
-        let again = QWEN.encode(&back, false).unwrap();
-        prop_assert_eq!(&QWEN.decode(&again).unwrap(), &back);
+        prop_assert_eq!(&back, &text);
         let mut stream = QWEN.detokenizer();
         let mut seen = String::new();
         for id in &ids {

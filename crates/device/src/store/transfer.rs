@@ -8,6 +8,7 @@ use super::rounds::{insert_tokens, tokens};
 use super::{Change, Preset, Store, StoreError};
 use crate::{new_session, now_ms};
 use serde::{Deserialize, Serialize};
+use serde_json::error::Category;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row, Sqlite, Transaction};
 use tandem_speculation::TokenId;
@@ -154,7 +155,13 @@ impl Saved {
         if bytes.len() as u64 > FILE_LIMIT {
             return Err(ImportError::TooLarge);
         }
-        let unreadable = |e: serde_json::Error| ImportError::Unreadable(e.to_string());
+        let unreadable = |e: serde_json::Error| {
+            ImportError::Unreadable(match e.classify() {
+                Category::Eof => "it ends too early".into(),
+                Category::Syntax | Category::Io => format!("it is no JSON in line {}", e.line()),
+                Category::Data => format!("line {} is not as Tandem writes it", e.line()),
+            })
+        };
         let head: Head = serde_json::from_slice(bytes).map_err(unreadable)?;
         match (head.format.as_deref(), head.version) {
             (Some(FORMAT), Some(1..=VERSION)) => {}

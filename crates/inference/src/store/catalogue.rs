@@ -1,5 +1,7 @@
-//! The models that are known by name, and which go together.
+//! The models that are known by name, and which go together. `seen` in `models.json` says where each
+//! repository and file was found: nothing stands there from memory.
 
+use crate::gguf::parts::PartName;
 use serde::Deserialize;
 use std::sync::OnceLock;
 
@@ -18,9 +20,12 @@ pub struct Entry {
     pub context: usize,
     /// Bytes of KV cache that one token takes.
     pub cache_bytes_per_token: u64,
-    /// Name of the file.
+    /// Name of the file; of the first where there are several.
     pub file: String,
-    /// Its size; about that where the hash is not known.
+    /// Files that it is in.
+    #[serde(default = "one")]
+    pub parts: usize,
+    /// Size of all; about that where the hash is not known.
     pub bytes: u64,
     /// Its hash, in hexadecimal. `None`: the hub's own, asked for when it is downloaded.
     pub sha256: Option<String>,
@@ -31,6 +36,22 @@ pub struct Entry {
     pub test: bool,
     pub(super) hub: Option<String>,
     pub(super) packages: Option<Packages>,
+}
+
+fn one() -> usize {
+    1
+}
+
+impl Entry {
+    /// Each file as an entry of its own, in order. The size of each is an estimate where there are
+    /// several.
+    pub(super) fn files(&self) -> Vec<Self> {
+        let parts = PartName::of_file(&self.file).filter(|name| name.count == self.parts);
+        let Some(parts) = parts.filter(|_| self.parts > 1) else { return vec![self.clone()] };
+        let bytes = self.bytes / self.parts as u64;
+        let file = |file| Self { file, parts: 1, bytes, ..self.clone() };
+        parts.files().map(file).collect()
+    }
 }
 
 /// Packages that carry a file in parts, in order of their number.
@@ -97,12 +118,33 @@ mod tests {
     }
 
     #[test]
+    fn every_entry_says_where_it_was_seen() {
+        #[derive(Deserialize)]
+        struct Seen {
+            models: Vec<SeenEntry>,
+        }
+        #[derive(Deserialize)]
+        struct SeenEntry {
+            name: String,
+            seen: String,
+        }
+        let seen: Seen =
+            serde_json::from_str(include_str!("../../models.json")).expect("each has one");
+        for entry in seen.models {
+            assert!(entry.seen.len() > 10, "{}", entry.name);
+        }
+    }
+
+    #[test]
     fn entries_are_whole() {
         let mut names = HashSet::new();
         for e in catalogue() {
             assert!(names.insert(&e.name) && names.insert(&e.file), "{} is there twice", e.name);
             assert!(e.file.ends_with(".gguf") && !e.file.contains(['/', '\\']), "{}", e.file);
             assert!(e.hub.is_some() || e.packages.is_some(), "{} comes from nowhere", e.name);
+            assert_eq!(e.files().len(), e.parts, "{}", e.name);
+            let number = PartName::of_file(&e.file).map_or(1, |name| name.number);
+            assert_eq!(number, 1, "{} names its first file", e.name);
             match &e.sha256 {
                 Some(hash) => assert_eq!(hash.len(), 64),
                 // An estimate is a round number.

@@ -10,6 +10,7 @@ mod catalogue;
 mod error;
 mod hub;
 mod import;
+mod installed;
 mod packages;
 
 pub use catalogue::{Entry, Pair, catalogue, entry, pairs};
@@ -62,9 +63,9 @@ pub struct Progress {
 pub struct Installed {
     /// The catalogue's name, or the file's without its ending.
     pub name: String,
-    /// Where it is.
+    /// Where it is: the first of its files that is there.
     pub path: PathBuf,
-    /// Its size.
+    /// Size of all its files.
     pub bytes: u64,
     /// What the catalogue knows of it.
     pub entry: Option<&'static Entry>,
@@ -140,7 +141,7 @@ impl Store {
         &self.folder
     }
 
-    /// Where a model's file is, or will be.
+    /// Where a model's file is, or will be; the first of several.
     #[must_use]
     pub fn path(&self, entry: &Entry) -> PathBuf {
         self.folder.join(&entry.file)
@@ -150,24 +151,47 @@ impl Store {
         self.folder.join(format!("{}.{ending}", entry.file))
     }
 
-    /// How a model's file is. Cheap: a checked file is known by its stamp.
+    /// How a model's files are. Cheap: a checked file is known by its stamp.
     #[must_use]
     pub fn state(&self, entry: &Entry) -> State {
-        let path = self.path(entry);
-        if self.expected(entry).is_some_and(|e| self.stamped(entry, &path, &e)) {
+        let files = entry.files().into_iter();
+        let states: Vec<_> = files.map(|f| (self.state_of(&f), self.bytes_of(&f).0)).collect();
+        let have = |(state, whole): &(State, u64)| match state {
+            State::Missing => None,
+            State::Partial { bytes } => Some(*bytes),
+            State::Ready => Some(*whole),
+        };
+        if states.iter().all(|(state, _)| *state == State::Ready) {
+            return State::Ready;
+        }
+        match states.iter().filter_map(have).reduce(u64::saturating_add) {
+            Some(bytes) => State::Partial { bytes },
+            None => State::Missing,
+        }
+    }
+
+    fn state_of(&self, file: &Entry) -> State {
+        let path = self.path(file);
+        if self.expected(file).is_some_and(|e| self.stamped(file, &path, &e)) {
             return State::Ready;
         }
         let size = |path: &Path| fs::metadata(path).map(|m| m.len());
-        match size(&path).or_else(|_| size(&self.beside(entry, "part"))) {
-            Ok(bytes) => State::Partial { bytes: bytes.min(self.bytes(entry).0) },
+        match size(&path).or_else(|_| size(&self.beside(file, "part"))) {
+            Ok(bytes) => State::Partial { bytes: bytes.min(self.bytes_of(file).0) },
             Err(_) => State::Missing,
         }
     }
 
-    /// The size of a model's file, and whether that is known and not an estimate.
+    /// The size of a model's files, and whether that is known and not an estimate.
     #[must_use]
     pub fn bytes(&self, entry: &Entry) -> (u64, bool) {
-        self.expected(entry).map_or((entry.bytes, false), |e| (e.bytes, true))
+        let sizes: Vec<_> = entry.files().iter().map(|file| self.bytes_of(file)).collect();
+        let sum = sizes.iter().fold(0, |sum: u64, (bytes, _)| sum.saturating_add(*bytes));
+        (sum, sizes.iter().all(|(_, known)| *known))
+    }
+
+    fn bytes_of(&self, file: &Entry) -> (u64, bool) {
+        self.expected(file).map_or((file.bytes, false), |e| (e.bytes, true))
     }
 
     /// What a file must be, as far as that is known without asking.
@@ -187,12 +211,30 @@ impl Store {
         })
     }
 
-    /// Brings a model's file here and checks it; returns at once when it is ready. Blocks.
+    /// Brings a model's files here and checks them; returns at once when they are ready. Blocks.
     ///
     /// # Errors
-    /// If it cannot be had, does not fit on the disk, is not what it should be, or `cancel` was set.
+    /// If one cannot be had, does not fit on the disk, is not what it should be, or `cancel` was set.
     /// What came stays, and the next call goes on from there.
     pub fn download(
+        &self,
+        entry: &Entry,
+        cancel: &AtomicBool,
+        progress: Report<'_>,
+    ) -> Result<PathBuf, StoreError> {
+        let mut before = 0;
+        for file in entry.files() {
+            let all = self.bytes(entry).0;
+            self.download_file(&file, cancel, &mut |p| {
+                let done = before + p.done;
+                progress(Progress { phase: p.phase, done, total: all.max(before + p.total) });
+            })?;
+            before += self.bytes_of(&file).0;
+        }
+        Ok(self.path(entry))
+    }
+
+    fn download_file(
         &self,
         entry: &Entry,
         cancel: &AtomicBool,
@@ -207,7 +249,7 @@ impl Store {
             check(cancel)?;
             std::thread::sleep(Duration::from_millis(200));
         }
-        if self.state(entry) == State::Ready {
+        if self.state_of(entry) == State::Ready {
             return Ok(path);
         }
         let part = self.beside(entry, "part");
@@ -287,76 +329,6 @@ impl Store {
         }
     }
 
-    /// The model files in the folder, by name.
-    #[must_use]
-    pub fn installed(&self) -> Vec<Installed> {
-        let Ok(files) = fs::read_dir(&self.folder) else { return Vec::new() };
-        let installed = |path: PathBuf| {
-            let file = path.file_name()?.to_str()?;
-            let entry = catalogue().iter().find(|e| e.file == file);
-            let name = entry.map_or_else(|| file.strip_suffix(".gguf"), |e| Some(e.name.as_str()));
-            let name = name?.to_owned();
-            let meta = fs::metadata(&path).ok().filter(fs::Metadata::is_file)?;
-            Some(Installed { name, bytes: meta.len(), entry, path })
-        };
-        let mut all: Vec<_> = files.flatten().filter_map(|f| installed(f.path())).collect();
-        all.sort_by(|a, b| a.name.cmp(&b.name));
-        all
-    }
-
-    /// The model file of this name, checked or not.
-    #[must_use]
-    pub fn find(&self, name: &str) -> Option<Installed> {
-        self.installed().into_iter().find(|i| i.name == name)
-    }
-
-    /// What the folder takes of the disk.
-    #[must_use]
-    pub fn usage(&self) -> Usage {
-        let free = self.folder.ancestors().find_map(|f| fs4::available_space(f).ok());
-        Usage { bytes: tree_size(&self.folder), free }
-    }
-
-    /// Deletes a model's file and what was begun of it: one of the catalogue, or an imported one.
-    ///
-    /// # Errors
-    /// If there is none, a program computes with it, or it cannot be deleted.
-    pub fn delete(&self, name: &str) -> Result<(), StoreError> {
-        let installed = self.find(name);
-        if installed.is_none() && entry(name).is_none() {
-            return Err(StoreError::Unknown(format!("no model here is called {name}")));
-        }
-        if let Some(installed) = installed {
-            let path = installed.path;
-            let file = File::open(&path).map_err(io_at(&path))?;
-            if matches!(file.try_lock(), Err(TryLockError::WouldBlock)) {
-                return Err(StoreError::InUse(name.to_owned()));
-            }
-            fs::remove_file(&path).map_err(io_at(&path))?;
-        }
-        if let Some(entry) = entry(name) {
-            self.discard(entry)?;
-            remove(&self.beside(entry, "verified"))?;
-        }
-        Ok(())
-    }
-
-    /// Deletes what an unfinished download left.
-    ///
-    /// # Errors
-    /// If a file cannot be deleted.
-    pub fn discard(&self, entry: &Entry) -> Result<(), StoreError> {
-        let finished = self.path(entry).exists();
-        for ending in ["part", "ends", "expected", "lock"] {
-            // What a finished file must be stays known.
-            if !(finished && ending == "expected") {
-                remove(&self.beside(entry, ending))?;
-            }
-        }
-        let pip = self.beside(entry, "pip");
-        if pip.exists() { fs::remove_dir_all(&pip).map_err(io_at(&pip)) } else { Ok(()) }
-    }
-
     /// The file that a name or a path means.
     ///
     /// # Errors
@@ -378,13 +350,6 @@ impl Store {
         Err(StoreError::Unknown(format!(
             "{name_or_path} is neither a file nor a known model; `tandem models list` shows what is here"
         )))
-    }
-}
-
-fn remove(path: &Path) -> Result<(), StoreError> {
-    match fs::remove_file(path) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(io_at(path)(e)),
-        _ => Ok(()),
     }
 }
 
