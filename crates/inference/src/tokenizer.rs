@@ -261,6 +261,16 @@ impl Tokenizer {
         Ok(ids)
     }
 
+    /// The bytes that a token stands for; none of a special one, which is no text.
+    fn bytes(&self, id: TokenId) -> Vec<u8> {
+        let Some(token) = self.inner.id_to_token(id.0) else { return Vec::new() };
+        if self.inner.get_added_vocabulary().is_special_token(&token) {
+            return Vec::new();
+        }
+        let bytes = token.chars().map(byte_of).collect::<Option<Vec<u8>>>();
+        bytes.unwrap_or_else(|| token.into_bytes())
+    }
+
     /// A streaming decoder.
     #[must_use]
     pub fn detokenizer(self: &Arc<Self>) -> Detokenizer {
@@ -274,6 +284,16 @@ impl Tokenizer {
     pub fn decode(&self, ids: &[TokenId]) -> Result<String, Error> {
         let ids: Vec<u32> = ids.iter().map(|id| id.0).collect();
         self.inner.decode(&ids, true).map_err(|e| Error::Tokenizer(e.to_string()))
+    }
+}
+
+/// The byte that a character stands for in a byte-level vocabulary: printable ones for themselves, the
+/// others for characters from U+0100 on, in their order.
+fn byte_of(c: char) -> Option<u8> {
+    let printable = |b: u8| matches!(b, 0x21..=0x7e | 0xa1..=0xac | 0xae..=0xff);
+    match u32::from(c) {
+        code @ 0..=0xff => Some(code as u8).filter(|b| printable(*b)),
+        code => (0..=u8::MAX).filter(|b| !printable(*b)).nth((code - 0x100) as usize),
     }
 }
 
@@ -340,7 +360,8 @@ pub(crate) fn fingerprint(file: &Gguf) -> Result<[u8; 32], Error> {
 }
 
 /// Turns tokens into text as they come, and never gives half a character: bytes of an unfinished
-/// one are held back.
+/// one are held back, and only these. At the end of an answer they are none; a replacement character
+/// that the model wrote stays. The one place where an answer's ids become text.
 pub struct Detokenizer {
     tokenizer: Arc<Tokenizer>,
     /// The last tokens: those before `given` bytes of text were emitted, and those held back.
@@ -360,9 +381,12 @@ impl Detokenizer {
     pub fn push(&mut self, id: TokenId) -> Result<String, Error> {
         self.pending.push(id);
         let text = self.tokenizer.decode(&self.pending)?;
-        let incomplete = text.ends_with('\u{FFFD}') && self.pending.len() < LONGEST_CHARACTER;
-        if incomplete {
-            return Ok(String::new());
+        if self.pending.len() < LONGEST_CHARACTER && self.is_unfinished() {
+            // The decoder puts one sign in the place of the bytes that are there.
+            let whole = text.strip_suffix(char::REPLACEMENT_CHARACTER).unwrap_or(&text);
+            let new = whole.get(self.given..).unwrap_or_default().to_owned();
+            self.given = self.given.max(whole.len());
+            return Ok(new);
         }
         let new = text.get(self.given..).unwrap_or_default().to_owned();
         // The last token stays as context: some decoders treat the start of a text specially.
@@ -371,15 +395,16 @@ impl Detokenizer {
         Ok(new)
     }
 
-    /// What was held back, with replacement characters for bytes that never became a character.
-    ///
-    /// # Errors
-    /// If the ids cannot be decoded.
-    pub fn finish(&mut self) -> Result<String, Error> {
-        let text = self.tokenizer.decode(&self.pending)?;
-        let rest = text.get(self.given..).unwrap_or_default().to_owned();
-        self.pending.clear();
-        self.given = 0;
-        Ok(rest)
+    /// Whether the text ends in some of a character's bytes and not all of them.
+    fn is_unfinished(&self) -> bool {
+        let bytes: Vec<u8> = self.pending.iter().flat_map(|id| self.tokenizer.bytes(*id)).collect();
+        let mut rest = bytes.as_slice();
+        while let Err(e) = str::from_utf8(rest) {
+            match e.error_len() {
+                None => return true,
+                Some(bad) => rest = &rest[e.valid_up_to() + bad..],
+            }
+        }
+        false
     }
 }
