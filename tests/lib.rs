@@ -84,6 +84,7 @@ pub fn request(drafter: &Drafter, prompt: &str, mode: Mode, gamma: usize) -> Req
     Request {
         session: new_session(),
         prompt: drafter.tokenizer().encode_chat(&[message]).expect("ids"),
+        begun: 0,
         sampling: Sampling::GREEDY,
         seed: 1,
         mode,
@@ -115,7 +116,6 @@ pub async fn answer(
         }
     })
     .await?;
-    text.push_str(&answer.rest);
     Ok((answer, rounds, text))
 }
 

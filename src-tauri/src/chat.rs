@@ -7,7 +7,7 @@ use serde::Serialize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tandem_device::store::{MESSAGE_LIMIT, Message, Preset, Stats, Status, StoreError};
-use tandem_device::{Ahead, Event, Finish, Gamma, Request, generate, new_seed};
+use tandem_device::{Ahead, Begun, Event, Finish, Gamma, Request, generate, new_seed};
 use tandem_inference::{ChatMessage, Role};
 use tandem_speculation::TokenId;
 use tauri::Emitter;
@@ -76,15 +76,13 @@ pub(crate) struct Ending {
     conversation: i64,
     status: Status,
     finish: Option<Finish>,
-    /// Text that was held back.
-    rest: String,
     problem: Option<String>,
 }
 
 impl Ending {
     async fn store(&self, app: &App, message: i64) -> Result<Message, StoreError> {
         let problem = self.problem.as_deref();
-        app.store.finish(message, self.status, self.finish, &self.rest, problem).await
+        app.store.finish(message, self.status, self.finish, "", problem).await
     }
 }
 
@@ -122,6 +120,35 @@ pub(crate) enum Wanted {
     Rest(i64),
 }
 
+/// The right to write in a conversation, taken before anything is waited for: of two that want to write
+/// in one conversation, or of an answer and a benchmark, one is told that the other does.
+struct Place {
+    app: Arc<App>,
+    conversation: i64,
+    filled: bool,
+}
+
+impl Place {
+    fn take(app: &Arc<App>, conversation: i64) -> Result<Self, ApiError> {
+        app.changing().enter(conversation)?;
+        Ok(Self { app: Arc::clone(app), conversation, filled: false })
+    }
+
+    /// An answer is being written from now on, which leaves the place itself.
+    fn fill(mut self, running: &Arc<Running>) {
+        self.app.changing().running.insert(self.conversation, Arc::clone(running));
+        self.filled = true;
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if !self.filled {
+            self.app.changing().leave(self.conversation);
+        }
+    }
+}
+
 /// Room that an answer must have at least, in tokens.
 const ROOM: usize = 64;
 
@@ -140,15 +167,11 @@ pub(crate) async fn start(
             return Err(ApiError::new("long", "this message is longer than a model can read"));
         }
     }
+    let place = Place::take(&app, conversation)?;
+    // Behind it: while a place is taken nobody changes the models.
     let Some(drafter) = app.changing().drafter.clone() else {
         return Err(ApiError::new("drafter", "the model on this device is not ready yet"));
     };
-    if app.changing().running.contains_key(&conversation) {
-        return Err(ApiError::new("busy", "an answer is still being written; stop it first"));
-    }
-    if app.changing().benchmark.is_some() {
-        return Err(crate::metrics::running());
-    }
     end_late(&app, conversation).await;
     let settings = app.settings();
     let row = app.store.conversation(conversation).await?;
@@ -159,23 +182,26 @@ pub(crate) async fn start(
     };
     let rest = matches!(wanted, Wanted::Rest(_));
     let mut messages = chat_messages(row.system_prompt.as_deref(), &settings, &path);
-    let mut begun = String::new();
     if base.is_some() {
-        let answer = messages.pop();
-        begun = answer.filter(|_| rest).map(|m| m.content).unwrap_or_default();
+        messages.pop();
     }
     if let Wanted::Question(text) | Wanted::Edit(_, text) = &wanted {
         messages.push(ChatMessage { role: Role::User, content: text.clone() });
     }
-    let prompt = encode(&drafter, messages, begun).await?;
-    if prompt.len() + ROOM > drafter.context() {
-        let text = format!(
-            "this needs {} tokens and the models read {}; go on in a new conversation, or shorten \
-             the message",
-            prompt.len() + ROOM,
-            drafter.context()
-        );
-        return Err(ApiError::new("context", text));
+    let mut prompt = encode(&drafter, messages).await?;
+    let begun = match base.as_ref().filter(|_| rest) {
+        Some(answer) => {
+            let kept = app.store.answer_ids(answer.id).await?;
+            let tokenizer = drafter.tokenizer();
+            let begun = Begun::of(tokenizer, kept, &answer.content);
+            begun.map_err(|e| ApiError::new("tokenizer", e))?
+        }
+        None => Begun::default(),
+    };
+    prompt.extend(&begun.ids);
+    let needed = prompt.len() + ROOM;
+    if needed > drafter.context() {
+        return Err(too_long(needed, drafter.context(), path.is_empty()));
     }
     let session = app.store.session(conversation).await?;
     let (user_message, answer_message) = match wanted {
@@ -184,7 +210,7 @@ pub(crate) async fn start(
             (Some(q), a)
         }
         Wanted::Again(answer) => (None, app.store.answer_again(answer).await?),
-        Wanted::Rest(answer) => (None, app.store.resume(answer).await?),
+        Wanted::Rest(answer) => (None, app.store.resume(answer, &begun.text).await?),
     };
     let before = answer_message.stats.clone().filter(|_| rest);
     let running = Arc::new(Running {
@@ -192,7 +218,7 @@ pub(crate) async fn start(
         over: CancellationToken::new(),
         inner: Mutex::new(Inner { seq: 0, message: answer_message.clone(), watcher }),
     });
-    app.changing().running.insert(conversation, Arc::clone(&running));
+    place.fill(&running);
     app.answers.send_modify(|n| *n += 1);
     let sent = Sent { user_message, answer_message: answer_message.clone() };
     let asked = Instant::now();
@@ -200,6 +226,7 @@ pub(crate) async fn start(
         let request = Request {
             session,
             prompt,
+            begun: begun.ids.len(),
             sampling: row.sampling.map_or_else(|| settings.sampling(), Preset::sampling),
             seed: new_seed(),
             mode: settings.mode,
@@ -210,12 +237,12 @@ pub(crate) async fn start(
             patience: PATIENCE,
         };
         let done = write(&app, &running, &drafter, request, answer_message.id, before).await;
-        let (status, finish, rest, problem) = match done {
-            Ok((Finish::Cancelled, rest)) => (Status::Stopped, Some(Finish::Cancelled), rest, None),
-            Ok((finish, rest)) => (Status::Done, Some(finish), rest, None),
-            Err(problem) => (Status::Failed, None, String::new(), Some(problem)),
+        let (status, finish, problem) = match done {
+            Ok(Finish::Cancelled) => (Status::Stopped, Some(Finish::Cancelled), None),
+            Ok(finish) => (Status::Done, Some(finish), None),
+            Err(problem) => (Status::Failed, None, Some(problem)),
         };
-        let ending = Ending { conversation, status, finish, rest, problem };
+        let ending = Ending { conversation, status, finish, problem };
         // A row that cannot be written now still ends for whoever watches.
         let message = ending.store(&app, answer_message.id).await.unwrap_or_else(|e| {
             let mut message = running.inner().message.clone();
@@ -224,7 +251,7 @@ pub(crate) async fn start(
             app.changing().unended.insert(message.id, ending);
             message
         });
-        app.changing().running.remove(&conversation);
+        app.changing().leave(conversation);
         app.answers.send_modify(|n| *n -= 1);
         if message.status != Status::Stopped {
             let failed = message.status == Status::Failed;
@@ -273,23 +300,27 @@ pub(crate) fn chat_messages(
     system.into_iter().chain(said).collect()
 }
 
-/// The ids of a conversation and of the begun answer, on a thread for work.
+/// What is said of a prompt without room: in a new conversation another one is no remedy.
+fn too_long(needed: usize, context: usize, first: bool) -> ApiError {
+    let text = format!("this needs {needed} tokens and the models read {context}; ");
+    if first {
+        return ApiError::new("context_message", text + "shorten the message");
+    }
+    ApiError::new("context", text + "go on in a new conversation, or shorten the message")
+}
+
+/// The ids of a conversation, on a thread for work.
 pub(crate) async fn encode(
     drafter: &tandem_device::Drafter,
     messages: Vec<ChatMessage>,
-    begun: String,
 ) -> Result<Vec<TokenId>, ApiError> {
     let tokenizer = Arc::clone(drafter.tokenizer());
-    let work = tauri::async_runtime::spawn_blocking(move || {
-        let mut ids = tokenizer.encode_chat(&messages)?;
-        ids.extend(tokenizer.encode(&begun, false)?);
-        Ok::<_, tandem_inference::Error>(ids)
-    });
+    let work = tauri::async_runtime::spawn_blocking(move || tokenizer.encode_chat(&messages));
     let ids = work.await.map_err(|e| ApiError::new("tokenizer", e))?;
     ids.map_err(|e| ApiError::new("tokenizer", e))
 }
 
-/// Stores and shows each round; returns how it ended and the text that was held back.
+/// Stores and shows each round; returns how it ended.
 async fn write(
     app: &App,
     running: &Running,
@@ -297,7 +328,7 @@ async fn write(
     request: Request,
     message: i64,
     before: Option<Stats>,
-) -> Result<(Finish, String), String> {
+) -> Result<Finish, String> {
     // The bundled edge lives as long as an answer comes from it, also when another box is chosen.
     let (link, _bundled) = {
         let now = app.changing();
@@ -317,13 +348,7 @@ async fn write(
             Event::Round { mut record, text, mut totals, .. } if failed.is_none() => {
                 if let Some(before) = &before {
                     record.round += before.rounds as u32;
-                    totals.rounds += before.rounds;
-                    totals.tokens += before.tokens;
-                    totals.drafted += before.drafted;
-                    totals.accepted += before.accepted;
-                    totals.uplink_bytes += before.uplink_bytes;
-                    totals.downlink_bytes += before.downlink_bytes;
-                    totals.ttft_ms = before.ttft_ms;
+                    totals.go_on_from(before);
                 }
                 if let Err(e) = app.store.add_round(message, &record, &text, &totals).await {
                     failed = Some(e.to_string());
@@ -348,6 +373,6 @@ async fn write(
     let answer = work.await.map_err(|e| e.to_string())?.map_err(|e| e.to_string())?;
     match failed {
         Some(problem) => Err(problem),
-        None => Ok((answer.finish, answer.rest)),
+        None => Ok(answer.finish),
     }
 }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tandem_device::store::{
-    Change, Conversation, FILE_LIMIT, Hit, ImportError, Message, Saved, Status,
+    Change, Conversation, FILE_LIMIT, Hit, ImportError, Imported, Message, Saved, Status,
 };
 use tauri::ipc::Channel;
 use tauri::{AppHandle, State};
@@ -139,7 +139,7 @@ pub(crate) async fn context_usage(app: Shared<'_>, conversation_id: i64) -> Answ
     let row = app.store.conversation(conversation_id).await?;
     let path = app.store.messages(conversation_id).await?;
     let messages = chat::chat_messages(row.system_prompt.as_deref(), &app.settings(), &path);
-    let used = chat::encode(&drafter, messages, String::new()).await?.len();
+    let used = chat::encode(&drafter, messages).await?.len();
     Ok(Some(Usage { used, context: drafter.context() }))
 }
 
@@ -180,12 +180,12 @@ pub(crate) async fn conversations_export(
     Ok(Some(path.display().to_string()))
 }
 
-/// Asks for a file and adds its conversations; returns their rows.
+/// Asks for a file and adds the conversations that are not here yet.
 #[tauri::command]
 pub(crate) async fn conversations_import(
     handle: AppHandle,
     app: Shared<'_>,
-) -> Answer<Option<Vec<i64>>> {
+) -> Answer<Option<Imported>> {
     let Some(path) = ask_which(&handle).await else { return Ok(None) };
     let failed = |e: std::io::Error| {
         ApiError::new("import", format!("{} cannot be read: {e}", path.display()))

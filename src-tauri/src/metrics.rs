@@ -159,13 +159,7 @@ pub(crate) async fn benchmark_start(app: Shared<'_>, quick: bool) -> Answer<Benc
     let cancel = CancellationToken::new();
     let (drafter, link) = {
         let mut now = app.changing();
-        if now.benchmark.is_some() {
-            return Err(running());
-        }
-        if !now.running.is_empty() {
-            let text = "an answer is being written; wait for its end, or stop it";
-            return Err(ApiError::new("busy", text));
-        }
+        now.idle()?;
         let Some(drafter) = now.drafter.clone() else {
             return Err(ApiError::new("drafter", "the model on this device is not ready yet"));
         };

@@ -6,7 +6,7 @@ use crate::edge::{Bundled, Restarts};
 use crate::metrics::Measuring;
 use crate::models::Choice;
 use serde::Serialize;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -86,12 +86,51 @@ pub(crate) struct Changing {
     pub edge_port: Option<u16>,
     pub edge_problem: Option<String>,
     pub running: HashMap<i64, Arc<crate::chat::Running>>,
+    /// Conversations in which an answer is being prepared or written.
+    entered: HashSet<i64>,
     pub downloads: HashMap<String, Arc<AtomicBool>>,
     /// Answers whose end is not in the store yet, by their message.
     pub unended: HashMap<i64, crate::chat::Ending>,
     /// The benchmark that runs, and what was wrong with the last one.
     pub benchmark: Option<Measuring>,
     pub benchmark_problem: Option<ApiError>,
+}
+
+impl Changing {
+    /// Takes a conversation for one answer; see [`crate::chat`].
+    ///
+    /// # Errors
+    /// If somebody else writes there, or measures.
+    pub(crate) fn enter(&mut self, conversation: i64) -> Result<(), ApiError> {
+        if self.benchmark.is_some() {
+            return Err(crate::metrics::running());
+        }
+        if !self.entered.insert(conversation) {
+            return Err(ApiError::new("busy", "an answer is still being written; stop it first"));
+        }
+        Ok(())
+    }
+
+    /// The answer ended, or did not begin.
+    pub(crate) fn leave(&mut self, conversation: i64) {
+        self.running.remove(&conversation);
+        self.entered.remove(&conversation);
+    }
+
+    /// Whether an answer or a benchmark needs the models as they are.
+    ///
+    /// # Errors
+    /// If one does.
+    pub(crate) fn idle(&self) -> Result<(), ApiError> {
+        if self.benchmark.is_some() {
+            return Err(crate::metrics::running());
+        }
+        if !self.entered.is_empty() {
+            let text = "an answer is still being written; stop it or wait for its end";
+            return Err(ApiError::new("busy", text));
+        }
+        Ok(())
+    }
 }
 
 pub(crate) struct App {
@@ -144,13 +183,7 @@ impl App {
     pub(crate) async fn choose(&self, choice: Choice) -> Result<(), ApiError> {
         {
             let mut now = self.changing();
-            if now.benchmark.is_some() {
-                return Err(crate::metrics::running());
-            }
-            if !now.running.is_empty() {
-                let text = "an answer is still being written; stop it or wait for its end";
-                return Err(ApiError::new("busy", text));
-            }
+            now.idle()?;
             if now.choice.drafter != choice.drafter {
                 (now.drafter, now.drafter_problem) = (None, None);
             }
@@ -452,5 +485,29 @@ impl App {
                 }
             }
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_two_that_want_to_write_in_one_conversation_one_is_told() {
+        let mut now = Changing::default();
+        now.enter(7).unwrap();
+        // Nothing is running yet: it is being prepared.
+        assert_eq!(now.enter(7).unwrap_err().code, "busy");
+        now.enter(8).unwrap();
+        assert_eq!(now.idle().unwrap_err().code, "busy");
+        now.leave(7);
+        now.leave(8);
+        now.idle().unwrap();
+        now.enter(7).unwrap();
+        now.leave(7);
+        let cancel = tokio_util::sync::CancellationToken::new();
+        now.benchmark = Some(Measuring { cancel, progress: None });
+        assert_eq!(now.enter(7).unwrap_err().code, "benchmark_running");
+        assert_eq!(now.idle().unwrap_err().code, "benchmark_running");
     }
 }

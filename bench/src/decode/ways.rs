@@ -120,6 +120,7 @@ impl Ready {
             },
             gamma: gamma.map_or(Gamma::Auto, Gamma::Fixed),
             ahead: if scheme == Scheme::Ahead { Ahead::Yes } else { Ahead::No },
+            begun: 0,
             max_tokens: ask.max_tokens,
             when_edge_lost: WhenEdgeLost::Stop,
             patience: PATIENCE,

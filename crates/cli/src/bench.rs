@@ -1,5 +1,6 @@
 //! `tandem bench`: the app's benchmark in the terminal.
 
+use crate::numbers;
 use anyhow::{Context, Result, bail};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -22,10 +23,10 @@ pub(crate) struct Args {
     #[arg(long, value_name = "FILE", default_value = "qwen2.5-coder-0.5b-instruct-q4_k_m")]
     drafter: String,
     /// How many of the fixed prompts.
-    #[arg(long, value_name = "N", default_value_t = PROMPTS.len())]
+    #[arg(long, value_name = "N", default_value_t = PROMPTS.len(), value_parser = numbers::count)]
     prompts: usize,
     /// Tokens of an answer at most.
-    #[arg(long, value_name = "N", default_value_t = Plan::FULL.max_tokens)]
+    #[arg(long, value_name = "N", default_value_t = Plan::FULL.max_tokens, value_parser = numbers::count)]
     max_tokens: usize,
     /// Print one JSON object instead of a table.
     #[arg(long)]
@@ -34,7 +35,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "FILE")]
     db: Option<PathBuf>,
     /// Compute threads of the drafter; as many as the machine has when absent.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = numbers::threads)]
     threads: Option<usize>,
     /// What computes the drafter: auto (a GPU if this build supports one and it is there), cpu or gpu.
     #[arg(long, value_name = "WHAT", default_value = "auto")]

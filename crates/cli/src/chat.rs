@@ -1,15 +1,16 @@
 //! `tandem chat`.
 
+use crate::{input, numbers};
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
-use std::io::{BufRead, IsTerminal, Write};
+use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 use tandem_device::store::{Conversation, Status, Store, default_path};
 use tandem_device::{
     Ahead, Answer, Boxes, Drafter, EdgeAddress, Event, Finish, Gamma, Link, Mode, Request,
-    RoundRecord, Totals, WhenEdgeLost, generate, new_seed,
+    RoundRecord, Totals, WhenEdgeLost, Writer, generate, new_seed,
 };
 use tandem_inference::{ChatMessage, DeviceChoice, LoadOptions, Role, store::Store as ModelStore};
 use tandem_protocol::CertificateId;
@@ -41,25 +42,25 @@ pub(crate) struct Args {
     #[arg(long, value_name = "FILE", default_value = "qwen2.5-coder-0.5b-instruct-q4_k_m")]
     drafter: String,
     /// One question; without it a conversation begins.
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     prompt: Option<String>,
     /// Instructions for the whole conversation.
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     system: Option<String>,
-    /// Tokens of an answer at most.
-    #[arg(long, value_name = "N", default_value_t = 1024)]
+    /// Tokens of an answer at most; the context is a limit anyway.
+    #[arg(long, value_name = "N", default_value_t = 1024, value_parser = numbers::count)]
     max_tokens: usize,
     /// 0 always takes the likeliest token.
-    #[arg(long, value_name = "T", default_value_t = 0.7)]
+    #[arg(long, value_name = "T", default_value_t = 0.7, allow_hyphen_values = true)]
     temperature: f32,
     /// Only the K likeliest tokens; 0 for all.
-    #[arg(long, value_name = "K", default_value_t = 20)]
+    #[arg(long, value_name = "K", default_value_t = 20, value_parser = numbers::top_k)]
     top_k: u32,
-    /// Only the likeliest tokens that together have this probability.
-    #[arg(long, value_name = "P", default_value_t = 0.8)]
+    /// Only the likeliest tokens that together have this probability; 0 for the likeliest one.
+    #[arg(long, value_name = "P", default_value_t = 0.8, allow_hyphen_values = true)]
     top_p: f32,
-    /// Makes an answer repeatable.
-    #[arg(long, value_name = "S")]
+    /// Draws the same tokens again where mode and draft length are fixed. Any number of 64 bits.
+    #[arg(long, value_name = "S", allow_hyphen_values = true, value_parser = numbers::seed)]
     seed: Option<u64>,
     /// auto, dssd, edge or device.
     #[arg(long, value_name = "MODE", default_value = "auto")]
@@ -74,7 +75,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "WHAT", default_value = "stop")]
     when_edge_lost: WhenEdgeLost,
     /// How many seconds a lost edge is waited for.
-    #[arg(long, value_name = "S", default_value_t = 30)]
+    #[arg(long, value_name = "S", default_value_t = 30, value_parser = numbers::seconds)]
     patience: u64,
     /// Print one JSON object instead of the text.
     #[arg(long, requires = "prompt")]
@@ -83,10 +84,10 @@ pub(crate) struct Args {
     #[arg(long, value_name = "FILE")]
     db: Option<PathBuf>,
     /// Tokens of a conversation at most.
-    #[arg(long, value_name = "N", default_value_t = 8192)]
+    #[arg(long, value_name = "N", default_value_t = 8192, value_parser = numbers::count)]
     context: usize,
     /// Compute threads of the drafter; as many as the machine has when absent.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = numbers::threads)]
     threads: Option<usize>,
     /// What computes the drafter: auto (a GPU if this build supports one and it is there), cpu or gpu.
     #[arg(long, value_name = "WHAT", default_value = "auto")]
@@ -130,9 +131,10 @@ async fn chat(args: Args) -> Result<ExitCode> {
         top_p: args.top_p,
         ..Sampling::default()
     };
+    let sampling = numbers::without_zero(sampling);
     sampling.validate()?;
-    if args.max_tokens == 0 {
-        bail!("--max-tokens must be at least 1");
+    if args.prompt.as_ref().is_some_and(|p| input::plain(p).trim().is_empty()) {
+        bail!("--prompt is empty: there is nothing to answer");
     }
     let no_edge = args.edge.is_none() && args.use_box.is_none();
     if no_edge && matches!(args.mode, Mode::Dssd | Mode::Edge) {
@@ -160,13 +162,14 @@ async fn chat(args: Args) -> Result<ExitCode> {
             Err(problem) => eprintln!("{problem}"),
         }
     }
-    let title: String = args.prompt.as_deref().unwrap_or("Terminal").chars().take(60).collect();
+    let title = input::plain(args.prompt.as_deref().unwrap_or("Terminal"));
+    let title: String = title.chars().take(60).collect();
     let conversation = store.create_conversation(&title).await?;
-    let system = args.system.iter().map(|text| said(Role::System, text));
+    let system = args.system.iter().map(|text| said(Role::System, input::plain(text)));
     let messages = system.collect();
     let mut session = Session { args, sampling, drafter, link, store, conversation, messages };
     let code = match session.args.prompt.clone() {
-        Some(prompt) => exit(session.answer(&prompt).await?),
+        Some(prompt) => exit(session.answer(input::plain(&prompt)).await?),
         None => session.converse().await?,
     };
     session.store.close().await;
@@ -205,7 +208,7 @@ impl Session {
     async fn converse(&mut self) -> Result<ExitCode> {
         let (sender, mut lines) = mpsc::channel(1);
         std::thread::spawn(move || {
-            for line in std::io::stdin().lock().lines().map_while(Result::ok) {
+            for line in input::Lines::new(std::io::stdin().lock()) {
                 if sender.blocking_send(line).is_err() {
                     break;
                 }
@@ -223,11 +226,13 @@ impl Session {
                 line = lines.recv() => line,
                 _ = tokio::signal::ctrl_c() => return Ok(ExitCode::from(130)),
             };
-            let Some(line) = line else { return Ok(ExitCode::SUCCESS) };
-            if line.trim().is_empty() {
-                continue;
-            }
-            if let Err(error) = self.answer(&line).await {
+            let answered = match line {
+                None => return Ok(ExitCode::SUCCESS),
+                Some(Ok(line)) if line.trim().is_empty() => continue,
+                Some(Ok(line)) => self.answer(&line).await,
+                Some(Err(problem)) => Err(problem.into()),
+            };
+            if let Err(error) = answered {
                 eprintln!("error: {error:#}");
                 if !terminal {
                     return Ok(ExitCode::FAILURE);
@@ -243,6 +248,7 @@ impl Session {
         let request = Request {
             session: self.store.session(self.conversation.id).await?,
             prompt: tokenizer.encode_chat(&self.messages)?,
+            begun: 0,
             sampling: self.sampling,
             seed: self.args.seed.unwrap_or_else(new_seed),
             mode: self.args.mode,
@@ -295,11 +301,9 @@ impl Session {
                 return Err(error.into());
             }
         };
-        text.push_str(&answer.rest);
-        self.print(&answer.rest)?;
         let cancelled = answer.finish == Finish::Cancelled;
         let status = if cancelled { Status::Stopped } else { Status::Done };
-        self.store.finish(message.id, status, Some(answer.finish), &answer.rest, None).await?;
+        self.store.finish(message.id, status, Some(answer.finish), "", None).await?;
         self.report(&answer, &text, &rounds)?;
         self.messages.push(said(Role::Assistant, &text));
         Ok(answer.finish)
@@ -322,7 +326,7 @@ impl Session {
                 text,
                 tokens: &answer.tokens,
                 finish: answer.finish,
-                mode: totals.mode().unwrap_or(self.args.mode.as_str()),
+                mode: totals.writer().map_or(self.args.mode.as_str(), Writer::as_str),
                 rounds,
                 totals,
             };
@@ -336,7 +340,7 @@ impl Session {
         let acceptance = totals.acceptance();
         parts.extend(acceptance.map(|a| format!("acceptance {:.0} %", a * 100.0)));
         parts.push(format!("{} B up, {} B down", totals.uplink_bytes, totals.downlink_bytes));
-        parts.extend(totals.mode().map(|mode| format!("mode {mode}")));
+        parts.extend(totals.writer().map(|w| format!("mode {}", w.as_str())));
         eprintln!("{}", parts.join(" · "));
         Ok(())
     }

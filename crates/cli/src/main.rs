@@ -7,7 +7,9 @@
 mod bench;
 mod boxes;
 mod chat;
+mod input;
 mod models;
+mod numbers;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;

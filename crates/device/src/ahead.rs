@@ -8,8 +8,7 @@
 //! **Exactness.** Every token of the text is a drafted one that was tested once, or a correction.
 //! Where the drafts are cut depends on timing and on what was drafted, but never on the token that
 //! comes after the cut, which is not drawn yet; and void drafts share no random number with those
-//! that take their place (`Randomness` has the proof). So the text for a seed is the same whatever
-//! the link's timing, the draft length or the number of lost connections.
+//! that take their place (`Randomness` has the proof). What a seed fixes is said in `generate.rs`.
 
 use crate::drafter::{DraftRequest, Drafted, DrafterError};
 use crate::generate::{Broken, Event, Run};
@@ -117,7 +116,7 @@ impl<F: FnMut(Event)> Run<'_, F> {
         tokens.extend(flight.ids());
         let ended = !flight.sent.is_empty()
             && tokens.last().is_some_and(|t| self.drafter.tokenizer().is_end(*t));
-        let left = (self.request.max_tokens + self.request.prompt.len()).checked_sub(tokens.len());
+        let left = self.left().checked_sub(tokens.len() - self.tokens.len());
         // The edge keeps a place for one token more.
         let room = self.context.saturating_sub(tokens.len() + 1);
         let (stop, until) = match (flight.sent.back(), self.pace()) {
@@ -178,6 +177,9 @@ impl<F: FnMut(Event)> Run<'_, F> {
         });
         let at = Instant::now();
         let bytes = channel.link().send(epoch, &message);
+        if first {
+            self.waiting_since = at;
+        }
         flight.sent.push_back(Sent { drafted, at, started_at, bytes });
         Ok(())
     }

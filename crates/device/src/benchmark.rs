@@ -277,6 +277,7 @@ async fn answer(
         // A session of its own: each way reads the prompt anew.
         session: new_session(),
         prompt: drafter.tokenizer().encode_chat(&[question])?,
+        begun: 0,
         sampling: Sampling::GREEDY,
         seed: 1,
         mode,

@@ -2,8 +2,18 @@
 //!
 //! The loop holds the truth (`tokens`); drafter and edge are caches of it. So a lost connection is
 //! no special case: the generation is opened again with all tokens and the same seed, the pending
-//! draft is sent again under its number, and the edge, whose randomness belongs to (seed, round,
-//! position), decides as it did or would have done.
+//! draft is sent again under its number, and the edge decides as it did or would have done.
+//!
+//! # What a seed fixes
+//! Every random number belongs to the seed, what it is drawn for, and the place in the text
+//! ([`Randomness`]), and never to a time or a round's number. So, with the same models and prompt:
+//! - Temperature 0: the text is the verifier's greedy text, whatever mode, draft length, seed and timing.
+//! - Above it, with a fixed mode (`dssd`, `edge`, `device`), a fixed draft length and an edge that stays
+//!   or comes back: the text is the same for a seed, whatever the timing and the lost connections.
+//! - Above it, where something is chosen by measured times (mode `auto`, draft length `auto`, advice from
+//!   a hot device, the drafter alone while the edge is away): whether a token is drafted and tested or
+//!   drawn plainly depends on these times, and the two use different numbers. The distribution is the
+//!   verifier's each time; the text for a seed may be another one.
 
 use crate::drafter::{DraftRequest, Drafted, Drafter, DrafterError};
 use crate::link::{Channel, Link, LinkState, lock};
@@ -13,7 +23,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tandem_inference::Detokenizer;
-use tandem_protocol::{ClientMessage, Open, SessionId};
+use tandem_protocol::{ClientMessage, Open, SessionId, Welcome};
 use tandem_speculation::{DraftStop, Planner, Randomness, Sampling, TokenId, Way};
 use thiserror::Error;
 use tokio_util::sync::CancellationToken;
@@ -23,8 +33,10 @@ use tokio_util::sync::CancellationToken;
 pub struct Request {
     /// The conversation, whose KV caches are reused.
     pub session: SessionId,
-    /// The rendered conversation as ids.
+    /// The rendered conversation as ids, and those of an answer that is to go on.
     pub prompt: Vec<TokenId>,
+    /// How many at the end of `prompt` are of that answer, whose last character may be unfinished.
+    pub begun: usize,
     /// How logits are processed, on both sides.
     pub sampling: Sampling,
     /// Seed of every random decision.
@@ -82,8 +94,6 @@ pub struct Answer {
     pub finish: Finish,
     /// All tokens of the answer, an end token included.
     pub tokens: Vec<TokenId>,
-    /// The last text, when bytes were held back for a character that never came.
-    pub rest: String,
     /// Sums.
     pub totals: Totals,
 }
@@ -170,6 +180,10 @@ pub(crate) struct Run<'a, F> {
     pub ended: Option<Instant>,
     pub randomness: Randomness,
     pub context: usize,
+    /// Since when nothing was heard of what the edge was asked for.
+    pub waiting_since: Instant,
+    /// The longest that it took to answer.
+    pub longest: Duration,
     /// The drafter alone, and with the edge of the present connection.
     pairs: [Arc<Pair>; 2],
     detokenizer: Detokenizer,
@@ -203,6 +217,11 @@ pub async fn generate<F: FnMut(Event)>(
     let wants_edge = request.mode != Mode::Device;
     let info = drafter.info();
     let alone = Arc::new(Pair::alone(&info.name, info.vocab));
+    let mut detokenizer = drafter.tokenizer().detokenizer();
+    for &id in &request.prompt[request.prompt.len().saturating_sub(request.begun)..] {
+        // This text is there already; bytes of an unfinished character wait for their end.
+        detokenizer.push(id)?;
+    }
     let mut run = Run {
         drafter,
         request,
@@ -223,7 +242,9 @@ pub async fn generate<F: FnMut(Event)>(
         randomness: Randomness::new(request.seed),
         context: drafter.context(),
         pairs: [Arc::clone(&alone), alone],
-        detokenizer: drafter.tokenizer().detokenizer(),
+        waiting_since: Instant::now(),
+        longest: Duration::ZERO,
+        detokenizer,
         totals: Totals::default(),
         started: Instant::now(),
         alone: false,
@@ -241,7 +262,6 @@ pub async fn generate<F: FnMut(Event)>(
     Ok(Answer {
         finish: finish?,
         tokens: run.tokens.split_off(request.prompt.len()),
-        rest: run.detokenizer.finish()?,
         totals: run.totals,
     })
 }
@@ -264,6 +284,8 @@ impl<F: FnMut(Event)> Run<'_, F> {
             }
             let before = self.round;
             let result = match self.edge().await {
+                // An edge that came back may read less than the text has now.
+                Ok(Some(_)) if self.finished().is_some() => continue,
                 Ok(Some(epoch)) => self.with_edge(epoch).await,
                 Ok(None) => self.step_alone().await,
                 Err(broken) => Err(broken),
@@ -283,7 +305,9 @@ impl<F: FnMut(Event)> Run<'_, F> {
                     self.opened = None;
                     reopened += 1;
                     if reopened > REOPEN {
-                        self.edge_is_away("the edge forgets this conversation again and again")?;
+                        self.edge_is_away(
+                            "the edge forgets this conversation again and again, or does not answer in it",
+                        )?;
                     }
                 }
             }
@@ -294,11 +318,16 @@ impl<F: FnMut(Event)> Run<'_, F> {
         let answer = &self.tokens[self.request.prompt.len()..];
         if answer.last().is_some_and(|t| self.drafter.tokenizer().is_end(*t)) {
             Some(Finish::Stop)
-        } else if answer.len() >= self.request.max_tokens || self.tokens.len() >= self.context {
+        } else if self.left() == 0 || self.tokens.len() >= self.context {
             Some(Finish::Length)
         } else {
             None
         }
+    }
+
+    /// Tokens that the answer may still get, the context aside.
+    pub(crate) fn left(&self) -> usize {
+        self.request.max_tokens.saturating_sub(self.tokens.len() - self.request.prompt.len())
     }
 
     fn check_context(&self, context: usize) -> Result<(), GenerateError> {
@@ -329,20 +358,7 @@ impl<F: FnMut(Event)> Run<'_, F> {
             return Ok(None);
         }
         if let LinkState::Connected { epoch, welcome } = state {
-            self.epoch = Some(epoch);
-            if self.alone && self.round > 0 {
-                let text = "the edge is back".to_owned();
-                (self.on)(Event::Notice { warning: false, text });
-            }
-            self.alone = false;
-            let context = self.drafter.context().min(welcome.max_context as usize);
-            self.check_context(context)?;
-            self.context = context;
-            if self.opened != Some(epoch) {
-                lock(&self.planner).offer_colocated(welcome.drafts);
-                self.pairs[1] = Arc::new(self.pairs[0].with(channel.link().address(), &welcome));
-            }
-            return Ok(Some(epoch));
+            return self.take_over(epoch, &welcome);
         }
         if self.alone {
             return Ok(None);
@@ -355,10 +371,33 @@ impl<F: FnMut(Event)> Run<'_, F> {
         tokio::select! {
             () = self.cancel.cancelled() => Err(Broken::Cancelled),
             found = link.connected(self.request.patience) => match found {
-                Ok((_, epoch)) => Ok(Some(epoch)),
+                Ok((welcome, epoch)) => self.take_over(epoch, &welcome),
                 Err(problem) => Err(Broken::Away(problem)),
             },
         }
+    }
+
+    /// Uses a connection, whether it was there or was waited for: what its edge offers holds from now on.
+    fn take_over(&mut self, epoch: u32, welcome: &Welcome) -> Result<Option<u32>, Broken> {
+        let Some(channel) = self.channel.as_ref() else { return Ok(None) };
+        self.epoch = Some(epoch);
+        if self.opened != Some(epoch) {
+            lock(&self.planner).offer_colocated(welcome.drafts);
+            self.pairs[1] = Arc::new(self.pairs[0].with(channel.link().address(), welcome));
+        }
+        if self.alone && self.round > 0 {
+            let text = "the edge is back".to_owned();
+            (self.on)(Event::Notice { warning: false, text });
+        }
+        self.alone = false;
+        let context = self.drafter.context().min(welcome.max_context as usize);
+        self.check_context(context)?;
+        if context < self.context {
+            // Another edge than the one that these were sent to, and they may not fit into this one.
+            self.pending.clear();
+        }
+        self.context = context;
+        Ok(Some(epoch))
     }
 
     /// Opens the generation if that is not done on this connection, then writes a round (or, in
@@ -384,6 +423,7 @@ impl<F: FnMut(Event)> Run<'_, F> {
                 branch: self.branch,
             };
             link.send(epoch, &ClientMessage::Open(open));
+            self.waiting_since = Instant::now();
             self.edge_known = self.tokens.len();
             self.opened = Some(epoch);
             self.ended = None;
@@ -487,7 +527,7 @@ impl<F: FnMut(Event)> Run<'_, F> {
             self.tokens.push(id);
             kept.push(id);
             record.pieces.push(if self.drafter.tokenizer().is_end(id) {
-                self.detokenizer.finish()?
+                String::new()
             } else {
                 self.detokenizer.push(id)?
             });

@@ -5,6 +5,7 @@
 
 mod address;
 mod ahead;
+mod begun;
 mod benchmark;
 mod boxes;
 mod control;
@@ -21,6 +22,7 @@ mod tls;
 mod way;
 
 pub use address::{AddressError, EdgeAddress};
+pub use begun::Begun;
 pub use benchmark::{
     Benchmark, BenchmarkError, BenchmarkRun, PROMPTS, Plan, Progress, Way, benchmark,
 };
@@ -30,7 +32,7 @@ pub use discovery::{Found, discover};
 pub use drafter::{DraftRequest, Drafted, Drafter, DrafterError};
 pub use generate::{Answer, Event, GenerateError, Request, generate};
 pub use link::{Channel, Incoming, Link, LinkState, Refusal};
-pub use record::{Ahead, Finish, Gamma, Mode, Pair, RoundRecord, Totals, WhenEdgeLost};
+pub use record::{Ahead, Finish, Gamma, Mode, Pair, RoundRecord, Totals, WhenEdgeLost, Writer};
 pub use secrets::{Kept, SecretError};
 
 use std::time::{SystemTime, UNIX_EPOCH};

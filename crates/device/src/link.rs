@@ -322,6 +322,7 @@ impl Task {
         let mut socket = timeout(CONNECT, self.open()).await.map_err(|_| silent())??;
         let hello = encode_client(&ClientMessage::Hello(self.hello.clone()));
         let exchange = async {
+            // Within the time that the answer to it has.
             socket.send(Message::binary(hello)).await.ok()?;
             loop {
                 match socket.next().await?.ok()? {
@@ -407,8 +408,10 @@ impl Task {
                     if heard.elapsed() > 3 * PING {
                         return "the edge went silent".into();
                     }
-                    if socket.send(Message::Ping(Default::default())).await.is_err() {
-                        return "the connection to the edge broke".into();
+                    match timeout(PING, socket.send(Message::Ping(Default::default()))).await {
+                        Ok(Ok(())) => {}
+                        Ok(Err(e)) => return format!("the connection to the edge broke: {e}"),
+                        Err(_) => return "the edge does not take what is sent".into(),
                     }
                 }
             }

@@ -1,6 +1,7 @@
 //! What is asked of an answer and what is recorded about it.
 
 use crate::EdgeAddress;
+use crate::store::Stats;
 use serde::{Deserialize, Serialize};
 use std::str::FromStr;
 use std::sync::Arc;
@@ -137,7 +138,7 @@ impl Finish {
 }
 
 /// Who takes part in a round: figures of different boxes and models are told apart by it.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Pair {
     /// The box; empty for the drafter alone, `local` for an edge on this machine, whose port
@@ -251,9 +252,9 @@ pub struct Totals {
     /// How many rounds there were.
     #[serde(skip)]
     pub rounds: u64,
-    /// Rounds of each mode: `dssd`, `edge`, `device`.
+    /// Who wrote it.
     #[serde(skip)]
-    modes: [u64; 3],
+    writer: Option<Writer>,
     /// Tokens of the first round, and seconds since it.
     #[serde(skip)]
     first: Option<(u64, std::time::Instant)>,
@@ -269,8 +270,8 @@ impl Totals {
         self.ignored += u64::from(record.ignored);
         self.uplink_bytes += record.uplink_bytes;
         self.downlink_bytes += record.downlink_bytes;
-        let mode = ["dssd", "edge", "device"].iter().position(|m| *m == record.mode);
-        self.modes[mode.unwrap_or(0)] += 1;
+        let writer = Writer::parse(record.mode);
+        self.writer = Some(self.writer.map_or(writer, |before| before.with(writer)));
         match self.first {
             None => {
                 self.first = Some((self.tokens, std::time::Instant::now()));
@@ -291,14 +292,125 @@ impl Totals {
         (tested > 0).then(|| self.accepted as f64 / tested as f64)
     }
 
-    /// Who wrote it: one of the modes, or `mixed`.
+    /// Makes them the sums of an answer that was `before` when it was taken up again. Its speed is that
+    /// of both parts, each by the time that it took.
+    pub fn go_on_from(&mut self, before: &Stats) {
+        let time = |tokens: u64, speed: Option<f64>| {
+            speed.filter(|speed| *speed > 0.0).map(|speed| tokens as f64 / speed)
+        };
+        let parts = [(before.tokens, before.tokens_per_s), (self.tokens, self.tokens_per_s)];
+        // A part of one round has no speed of its own.
+        let timed =
+            parts.iter().filter_map(|(tokens, speed)| Some((*tokens, time(*tokens, *speed)?)));
+        let (tokens, seconds) =
+            timed.fold((0, 0.0), |(n, s), (tokens, time)| (n + tokens, s + time));
+        self.tokens_per_s = (seconds > 0.0).then(|| tokens as f64 / seconds);
+        self.rounds += before.rounds;
+        self.tokens += before.tokens;
+        self.drafted += before.drafted;
+        self.accepted += before.accepted;
+        self.uplink_bytes += before.uplink_bytes;
+        self.downlink_bytes += before.downlink_bytes;
+        self.ttft_ms = before.ttft_ms;
+        self.writer = Some(self.writer.map_or(before.mode, |writer| before.mode.with(writer)));
+    }
+
+    /// Who wrote it; nothing before the first round.
     #[must_use]
-    pub fn mode(&self) -> Option<&'static str> {
-        let used: Vec<usize> = (0..3).filter(|&i| self.modes[i] > 0).collect();
-        match used[..] {
-            [] => None,
-            [one] => Some(["dssd", "edge", "device"][one]),
-            _ => Some("mixed"),
+    pub fn writer(&self) -> Option<Writer> {
+        self.writer
+    }
+}
+
+/// Who wrote an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Writer {
+    /// Drafted on the device, verified by the edge.
+    Dssd,
+    /// The edge alone.
+    Edge,
+    /// The drafter alone.
+    Device,
+    /// The edge throughout, with drafts of the device in a part of it: all of it is the verifier's.
+    Both,
+    /// The drafter alone in a part of it.
+    Mixed,
+}
+
+impl Writer {
+    const ALL: [Self; 5] = [Self::Dssd, Self::Edge, Self::Device, Self::Both, Self::Mixed];
+
+    /// Its name.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Dssd => "dssd",
+            Self::Edge => "edge",
+            Self::Device => "device",
+            Self::Both => "both",
+            Self::Mixed => "mixed",
         }
+    }
+
+    /// By its name or that of a round's mode. Nobody vouches for what has another one.
+    pub(crate) fn parse(text: &str) -> Self {
+        Self::ALL.into_iter().find(|w| w.as_str() == text).unwrap_or(Self::Mixed)
+    }
+
+    /// Of a text that both wrote parts of.
+    pub(crate) fn with(self, other: Self) -> Self {
+        let verified = |w| matches!(w, Self::Dssd | Self::Edge | Self::Both);
+        if self == other {
+            self
+        } else if verified(self) && verified(other) {
+            Self::Both
+        } else {
+            Self::Mixed
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_the_device_wrote_alone_is_called_so() {
+        use Writer::{Both, Device, Dssd, Edge, Mixed};
+        for (rounds, said) in [
+            (&["dssd", "edge", "dssd"][..], Both),
+            (&["edge", "dssd", "edge"], Both),
+            (&["edge", "edge"], Edge),
+            (&["dssd"], Dssd),
+            (&["device", "device"], Device),
+            (&["edge", "device"], Mixed),
+            (&["device", "dssd", "edge"], Mixed),
+            (&["dssd", "edge", "device", "edge"], Mixed),
+            (&["edge", "who knows"], Mixed),
+        ] {
+            let all = rounds.iter().map(|mode| Writer::parse(mode));
+            assert_eq!(all.reduce(Writer::with), Some(said), "{rounds:?}");
+        }
+    }
+
+    fn part(tokens: u64, tokens_per_s: Option<f64>) -> Totals {
+        Totals { tokens, tokens_per_s, rounds: 1, writer: Some(Writer::Edge), ..Totals::default() }
+    }
+
+    #[test]
+    fn an_answer_of_two_parts_has_the_speed_of_both() {
+        let speed = |before: Option<f64>, now: Option<f64>| {
+            let mut totals = part(30, now);
+            let before = Stats::of(&part(60, before), None).unwrap();
+            totals.go_on_from(&Stats { mode: Writer::Dssd, ..before });
+            assert_eq!((totals.tokens, totals.writer()), (90, Some(Writer::Both)));
+            totals.tokens_per_s
+        };
+        // 60 tokens in 6 s, then 30 in 2.
+        assert_eq!(speed(Some(10.0), Some(15.0)), Some(90.0 / 8.0));
+        assert_eq!(speed(Some(10.0), None), Some(10.0));
+        assert_eq!(speed(None, Some(15.0)), Some(15.0));
+        assert_eq!(speed(None, None), None);
     }
 }

@@ -2,15 +2,21 @@
 
 use crate::drafter::Drafted;
 use crate::generate::{Broken, Event, GenerateError, Run};
-use crate::link::Incoming;
+use crate::link::{Incoming, LinkState};
 use crate::record::RoundRecord;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tandem_protocol::{
     ClientMessage, Draft, ErrorCode, More, ServerMessage, Stream, Verdict, Written,
 };
 use tandem_speculation::{
     Correction, MORE_SAMPLES, Resolution, Resolver, RoundTimes, TokenId, alternative_at,
 };
+
+/// A round without a sign of life is waited for so long at least and at most.
+const SHORTEST_WAIT: Duration = Duration::from_secs(2);
+const LONGEST_WAIT: Duration = Duration::from_secs(600);
+/// How long a link takes to leave its connection.
+const RECONNECT: Duration = Duration::from_secs(1);
 
 /// A verdict and what it took.
 pub(crate) struct Received {
@@ -43,7 +49,7 @@ impl<F: FnMut(Event)> Run<'_, F> {
     pub(crate) async fn speculate(&mut self, epoch: u32) -> Result<(), Broken> {
         let started_at = crate::now_ms();
         // The last token needs no draft: a round gives one more than it drafts.
-        let left = self.request.max_tokens + self.request.prompt.len() - self.tokens.len();
+        let left = self.left();
         let room = self.context - self.tokens.len();
         let stop = self.draft_stop().at_most((left - 1).min(room - 1));
         let gamma = stop.most();
@@ -105,6 +111,7 @@ impl<F: FnMut(Event)> Run<'_, F> {
         });
         let sent = Instant::now();
         let uplink = link.send(epoch, &message);
+        self.waiting_since = sent;
         let first = self.verdict().await?;
         self.resolve(epoch, drafted, first, sent, uplink).await
     }
@@ -143,6 +150,7 @@ impl<F: FnMut(Event)> Run<'_, F> {
             let more = More { generation, round: self.round, asked };
             let sent = Instant::now();
             uplink += link.send(epoch, &ClientMessage::More(more));
+            self.waiting_since = sent;
             // A copy of an earlier answer to this round is not the next one. (To take samples twice would
             // be to redraw with the same numbers.) Only the first request is answered by samples, and by
             // more than a verdict has.
@@ -194,7 +202,7 @@ impl<F: FnMut(Event)> Run<'_, F> {
     /// with drafts of its own where it has a drafter and `drafts` asks for it.
     pub(crate) async fn stream(&mut self, epoch: u32, drafts: bool) -> Result<(), Broken> {
         let Some(channel) = self.channel.as_ref() else { return Err(Broken::Lost) };
-        let left = self.request.max_tokens + self.request.prompt.len() - self.tokens.len();
+        let left = self.left();
         let room = self.context - self.tokens.len();
         let mut expected = left.min(room);
         let message = ClientMessage::Stream(Stream {
@@ -207,6 +215,7 @@ impl<F: FnMut(Event)> Run<'_, F> {
         });
         let mut since = Instant::now();
         let mut uplink = channel.link().send(epoch, &message);
+        self.waiting_since = since;
         let vocab = self.drafter.info().vocab;
         while expected > 0 {
             let started_at = crate::now_ms();
@@ -279,15 +288,42 @@ impl<F: FnMut(Event)> Run<'_, F> {
         }
     }
 
+    /// How long the edge may say nothing of what it was asked for: far longer than it ever took, and than
+    /// a lost edge would be waited for. The prompt's first part has no measure yet.
+    fn allowed(&self) -> Duration {
+        let times = if self.round == 0 { 8 } else { 4 };
+        let patience = self.request.patience.saturating_mul(times);
+        patience.max(self.longest.saturating_mul(10)).clamp(SHORTEST_WAIT, LONGEST_WAIT)
+    }
+
+    /// The link carries pings and not this round: it is taken for dead, and connected anew.
+    async fn unanswered<T>(&mut self) -> Result<T, Broken> {
+        let Some(channel) = self.channel.as_ref() else { return Err(Broken::Lost) };
+        tracing::warn!("round {} has no answer; connecting anew", self.round);
+        let (link, epoch) = (channel.link().clone(), self.opened);
+        link.reconnect();
+        let mut state = link.state();
+        let gone = state.wait_for(
+            |s| !matches!(s, LinkState::Connected { epoch: now, .. } if Some(*now) == epoch),
+        );
+        let _ = tokio::time::timeout(RECONNECT, gone).await;
+        Err(Broken::Lost)
+    }
+
     /// What the edge says of the present round.
     async fn reply(&mut self) -> Result<(Reply, usize, Instant), Broken> {
-        let Some(channel) = self.channel.as_mut() else { return Err(Broken::Lost) };
         let before = self.tokens.len() as u32;
         loop {
+            let deadline = tokio::time::Instant::from_std(self.waiting_since) + self.allowed();
+            let Some(channel) = self.channel.as_mut() else { return Err(Broken::Lost) };
             let incoming = tokio::select! {
                 () = self.cancel.cancelled() => return Err(Broken::Cancelled),
                 incoming = channel.next() => incoming,
+                () = tokio::time::sleep_until(deadline) => return self.unanswered().await,
             };
+            // Whatever it says of this answer, that it reads the prompt or has no room yet: it works on it.
+            self.longest = self.longest.max(self.waiting_since.elapsed());
+            self.waiting_since = Instant::now();
             match incoming {
                 Incoming::Lost => return Err(Broken::Lost),
                 Incoming::Message { message: ServerMessage::Prefill(p), .. } => {

@@ -228,7 +228,8 @@ impl Tokenizer {
 }
 
 /// Turns tokens into text as they come, and never gives half a character: bytes of an unfinished
-/// one are held back.
+/// one are held back, and only these. At the end of an answer they are none; a replacement character
+/// that the model wrote stays. The one place where an answer's ids become text.
 pub struct Detokenizer {
     tokenizer: Arc<Tokenizer>,
     /// The beginning of a character.
@@ -259,16 +260,6 @@ impl Detokenizer {
             }
         }
         self.pending.drain(..whole);
-        Ok(text)
-    }
-
-    /// What was held back: a replacement character for bytes that never became a character.
-    ///
-    /// # Errors
-    /// None; kept for callers that have to end in one way.
-    pub fn finish(&mut self) -> Result<String, Error> {
-        let text = String::from_utf8_lossy(&self.pending).into_owned();
-        self.pending.clear();
         Ok(text)
     }
 }

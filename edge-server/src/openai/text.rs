@@ -51,13 +51,7 @@ impl Text {
             let end = self.tokenizer.is_end(id);
             let last = end || self.tokens >= self.most;
             let piece = if end { Ok(String::new()) } else { self.detokenizer.push(id) };
-            let mut piece = piece.map_err(|e| ApiError::internal(e.to_string()))?;
-            if last {
-                let rest = self.detokenizer.finish();
-                piece.push_str(&rest.map_err(|e| ApiError::internal(e.to_string()))?);
-                // A character whose other bytes do not come is none.
-                piece.truncate(piece.trim_end_matches(char::REPLACEMENT_CHARACTER).len());
-            }
+            let piece = piece.map_err(|e| ApiError::internal(e.to_string()))?;
             let (shown, stopped) = self.stops.push(&piece);
             text.push_str(&shown);
             if stopped {

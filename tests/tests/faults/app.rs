@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tandem_device::store::{Message, Status, Store, StoreError};
-use tandem_device::{Drafter, Event, Finish, GenerateError, Link, Request, generate};
+use tandem_device::{Begun, Drafter, Event, Finish, GenerateError, Link, Request, generate};
 use tandem_inference::{ChatMessage, DeviceChoice, LoadOptions, Role};
 use tandem_speculation::{RoundTimes, Source, Way};
 use tokio::sync::mpsc;
@@ -95,16 +95,20 @@ impl Answering<'_> {
             content: m.content.clone(),
         };
         let mut chat: Vec<ChatMessage> = path.iter().map(say).collect();
-        let mut begun = String::new();
-        if unfinished.is_some() {
-            let answer = chat.pop();
-            begun = answer.filter(|_| rest).map(|m| m.content).unwrap_or_default();
+        let mut begun = Begun::default();
+        if let Some(answer) = &unfinished {
+            chat.pop();
+            if rest {
+                let kept = store.answer_ids(answer.id).await.map_err(|e| e.to_string())?;
+                let of = Begun::of(drafter.tokenizer(), kept, &answer.content);
+                begun = of.map_err(|e| e.to_string())?;
+            }
         } else {
             chat.push(ChatMessage { role: Role::User, content: text.clone() });
         }
         let tokenizer = drafter.tokenizer();
         let mut prompt = tokenizer.encode_chat(&chat).map_err(|e| e.to_string())?;
-        prompt.extend(tokenizer.encode(&begun, false).map_err(|e| e.to_string())?);
+        prompt.extend(&begun.ids);
         let session = store.session(CONVERSATION).await.map_err(|e| e.to_string())?;
 
         self.step().await?;
@@ -113,7 +117,7 @@ impl Answering<'_> {
                 world.ledger().pending = Pending::Ask(text.clone());
                 store.ask_after(CONVERSATION, path.last().map(|m| m.id), &text).await.map(|m| m.1)
             }
-            Some(m) if rest => store.resume(m.id).await,
+            Some(m) if rest => store.resume(m.id, &begun.text).await,
             Some(m) => {
                 world.ledger().pending = Pending::Again;
                 store.answer_again(m.id).await
@@ -126,6 +130,7 @@ impl Answering<'_> {
         let request = Request {
             session,
             prompt,
+            begun: begun.ids.len(),
             sampling: world.plan.sampling,
             seed: world.plan.seed.wrapping_mul(1000).wrapping_add(again),
             mode: world.plan.mode,
@@ -210,7 +215,7 @@ impl Answering<'_> {
                     oracle.check_end(&answer.tokens).map_err(|e| format!("lost tokens: {e}"))?;
                 }
                 let status = if stopped { Status::Stopped } else { Status::Done };
-                (status, Some(answer.finish), answer.rest.as_str(), None)
+                (status, Some(answer.finish), "", None)
             }
             (Err(e), None) => {
                 // Only an edge that stays away for longer than the user waits ends an answer so.

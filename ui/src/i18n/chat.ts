@@ -72,7 +72,9 @@ export const chat = texts({
     exportAll: 'Export all',
     importFile: 'Import',
     exported: (path: string) => `Saved: ${path}`,
-    imported: (n: number) => plural(n, '# conversation imported', '# conversations imported'),
+    imported: (n: number, known: number) =>
+      plural(n, '# conversation imported', '# conversations imported') +
+      (known > 0 ? plural(known, ', # was here already', ', # were here already') : ''),
     search: 'Search',
     searchHint: 'Search conversations',
     nothingFound: 'Nothing found. All words must occur; the last may be unfinished.',
@@ -189,7 +191,9 @@ export const chat = texts({
     exportAll: 'Alle exportieren',
     importFile: 'Importieren',
     exported: (path) => `Gespeichert: ${path}`,
-    imported: (n) => plural(n, '# Unterhaltung importiert', '# Unterhaltungen importiert'),
+    imported: (n, known) =>
+      plural(n, '# Unterhaltung importiert', '# Unterhaltungen importiert') +
+      (known > 0 ? plural(known, ', # war schon da', ', # waren schon da') : ''),
     search: 'Suchen',
     searchHint: 'Unterhaltungen durchsuchen',
     nothingFound:
@@ -305,7 +309,9 @@ export const chat = texts({
     exportAll: 'Tout exporter',
     importFile: 'Importer',
     exported: (path) => `Enregistré : ${path}`,
-    imported: (n) => plural(n, '# conversation importée', '# conversations importées'),
+    imported: (n, known) =>
+      plural(n, '# conversation importée', '# conversations importées') +
+      (known > 0 ? plural(known, ', # était déjà là', ', # étaient déjà là') : ''),
     search: 'Rechercher',
     searchHint: 'Rechercher dans les conversations',
     nothingFound:

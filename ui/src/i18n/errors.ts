@@ -15,6 +15,8 @@ const errors: Record<Exclude<Language, 'en'>, Errors> = {
     busy: 'Es wird noch eine Antwort geschrieben. Halten Sie sie an, oder warten Sie ihr Ende ab.',
     context:
       'Dafür reicht der Kontext der Modelle nicht. Machen Sie in einer neuen Unterhaltung weiter, oder kürzen Sie die Nachricht.',
+    context_message:
+      'Die Nachricht ist länger, als die Modelle lesen können. Kürzen Sie sie.',
     disk_full:
       'Der Datenträger ist voll. Schaffen Sie Platz, und versuchen Sie es noch einmal. Was gespeichert war, ist sicher.',
     downloading: 'Dieses Modell wird gerade geladen. Halten Sie das Laden zuerst an.',
@@ -39,6 +41,8 @@ const errors: Record<Exclude<Language, 'en'>, Errors> = {
     busy: 'Une réponse est encore en cours d’écriture. Arrêtez-la, ou attendez sa fin.',
     context:
       'Le contexte des modèles n’y suffit pas. Continuez dans une nouvelle conversation, ou raccourcissez le message.',
+    context_message:
+      'Ce message est plus long que ce que les modèles peuvent lire. Raccourcissez-le.',
     disk_full:
       'Le disque est plein. Libérez de la place et réessayez. Ce qui était enregistré est en sécurité.',
     downloading: 'Ce modèle est en cours de téléchargement. Suspendez-le d’abord.',

@@ -51,7 +51,8 @@ export interface Conversation {
 }
 
 export interface Stats {
-  mode: 'dssd' | 'edge' | 'device' | 'mixed';
+  /** Who wrote it. `both`: the edge throughout, partly with drafts; `mixed`: the device alone in a part. */
+  mode: 'dssd' | 'edge' | 'device' | 'both' | 'mixed';
   tokens: number;
   rounds: number;
   drafted: number;

@@ -133,10 +133,11 @@ class Chats {
 
   async import() {
     await this.#try(async () => {
-      const added = await more.conversationsImport();
-      if (!added) return;
+      const found = await more.conversationsImport();
+      if (!found) return;
+      const { added, known } = found;
       this.conversations = await api.conversationsList();
-      toast.show(t.imported(added.length));
+      toast.show(t.imported(added.length, known));
       if (added[0] !== undefined) this.select(added[0]);
     });
   }

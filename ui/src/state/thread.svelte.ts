@@ -10,7 +10,7 @@ const GAP_MS = 500;
 const SILENCE_MS = 2000;
 
 /** What is refused for its own sake: trying again changes nothing. */
-const FINAL = new Set(['context', 'long', 'empty', 'missing']);
+const FINAL = new Set(['context', 'context_message', 'long', 'empty', 'missing']);
 
 /** How a conversation comes to be with its first message, and goes when that is refused. */
 export interface Sending {

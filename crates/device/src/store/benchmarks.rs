@@ -1,9 +1,9 @@
 //! Benchmarks that were run.
 
 use super::rounds::pair_id;
+use super::values::{count, figure, ms, pair, small_or_none, time};
 use super::{Store, StoreError, found};
 use crate::benchmark::{Benchmark, BenchmarkRun};
-use crate::record::Pair;
 use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
 
@@ -17,12 +17,12 @@ impl Store {
     /// If the database fails.
     pub async fn add_benchmark(&self, b: &Benchmark) -> Result<i64, StoreError> {
         let mut transaction = self.pool.begin_with("BEGIN IMMEDIATE").await?;
-        let pair = pair_id(&mut transaction, &b.pair).await?;
+        let pair_row = pair_id(&mut transaction, &b.pair).await?;
         let id = sqlx::query(
             "INSERT INTO benchmarks (started_at, pair, version, max_tokens) VALUES (?, ?, ?, ?)",
         )
         .bind(b.started_at)
-        .bind(pair)
+        .bind(pair_row)
         .bind(&b.version)
         .bind(b.max_tokens as i64)
         .execute(&mut *transaction)
@@ -74,15 +74,10 @@ impl Store {
                     .await?;
             all.push(Benchmark {
                 id,
-                started_at: row.try_get("started_at")?,
-                pair: Pair {
-                    edge: row.try_get("edge")?,
-                    verifier: row.try_get("verifier")?,
-                    drafter: row.try_get("drafter")?,
-                    vocab: row.try_get("vocab")?,
-                },
+                started_at: time(&row, "started_at")?,
+                pair: pair(&row)?,
                 version: row.try_get("version")?,
-                max_tokens: row.try_get::<i64, _>("max_tokens")?.max(0) as u64,
+                max_tokens: count(&row, "max_tokens")?,
                 runs: runs.iter().map(run).collect::<Result<_, _>>()?,
             });
         }
@@ -101,15 +96,15 @@ impl Store {
 }
 
 fn run(row: &SqliteRow) -> Result<BenchmarkRun, StoreError> {
-    let count = |name: &str| row.try_get::<i64, _>(name).map(|n| n.max(0) as u64);
+    let count = |name: &str| count(row, name);
     Ok(BenchmarkRun {
         mode: row.try_get("mode")?,
-        gamma: row.try_get("gamma")?,
+        gamma: small_or_none(row, "gamma")?,
         prompt: row.try_get("prompt")?,
         tokens: count("tokens")?,
         later_tokens: count("later_tokens")?,
-        later_ms: row.try_get("later_ms")?,
-        ttft_ms: row.try_get("ttft_ms")?,
+        later_ms: ms(row, "later_ms")?,
+        ttft_ms: figure(row, "ttft_ms")?,
         rounds: count("rounds")?,
         tested: count("tested")?,
         accepted: count("accepted")?,

@@ -77,16 +77,17 @@ impl Store {
         self.message(new).await
     }
 
-    /// Takes up an answer that ended early, to be written on.
+    /// Takes up an answer that ended early, to be written on behind `text`, which is what of it goes on.
     ///
     /// # Errors
     /// If it is complete, or does not exist, or the database fails.
-    pub async fn resume(&self, answer: i64) -> Result<Message, StoreError> {
+    pub async fn resume(&self, answer: i64, text: &str) -> Result<Message, StoreError> {
         let done = sqlx::query(
-            "UPDATE messages SET status = 'streaming', error = NULL, finish = NULL
+            "UPDATE messages SET status = 'streaming', error = NULL, finish = NULL, content = ?
              WHERE id = ? AND role = 'assistant'
              AND (status IN ('stopped', 'interrupted', 'failed') OR finish = 'length')",
         )
+        .bind(text)
         .bind(answer)
         .execute(&self.pool)
         .await?;

@@ -1,5 +1,6 @@
 //! Conversations: names, choices, deletion with a way back.
 
+use super::values::time;
 use super::{Preset, Store, StoreError, found};
 use crate::{new_session, now_ms};
 use serde::{Deserialize, Deserializer, Serialize};
@@ -224,7 +225,7 @@ pub(super) fn conversation(row: &SqliteRow) -> Result<Conversation, StoreError> 
         system_prompt: row.try_get("system_prompt")?,
         // One that is not understood any more counts as none.
         sampling: sampling.and_then(|text| serde_json::from_str(&text).ok()),
-        created_at: row.try_get("created_at")?,
-        updated_at: row.try_get("updated_at")?,
+        created_at: time(row, "created_at")?,
+        updated_at: time(row, "updated_at")?,
     })
 }

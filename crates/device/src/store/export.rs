@@ -1,5 +1,6 @@
 //! Rounds as CSV or JSON, for other programs. No text of a conversation goes out.
 
+use super::values::{ms, pair};
 use super::{Filter, Store, StoreError};
 use crate::record::Pair;
 use futures_util::TryStreamExt;
@@ -73,18 +74,18 @@ impl Store {
         }
         let pairs = self.pairs().await?;
         let mut sql = QueryBuilder::new(
-            "SELECT r.*, r.accepted + r.followed + (r.outcome <> 'continue') AS tokens,
+            "SELECT r.*, min(max(r.accepted, 0), 1 << 20) + (r.followed = 1) + (r.outcome <> 'continue') AS tokens,
              (SELECT conversation FROM messages WHERE id = r.message) AS conversation",
         );
         filter.rounds(&mut sql, "rounds_in_time");
         let mut rows = sql.build().fetch(&self.pool);
         let (mut count, unknown) = (0, Pair::default());
         while let Some(row) = rows.try_next().await? {
-            let pair = pairs.get(&row.try_get("pair")?).unwrap_or(&unknown);
+            let who = pairs.get(&row.try_get("pair")?).unwrap_or(&unknown);
             let line = match format {
-                Format::Csv => csv(&row, pair)?,
+                Format::Csv => csv(&row, who)?,
                 Format::Json => {
-                    format!("{}\n{}", if count > 0 { "," } else { "" }, object(&row, pair)?)
+                    format!("{}\n{}", if count > 0 { "," } else { "" }, object(&row, who)?)
                 }
             };
             out.write_all(line.as_bytes()).map_err(broken)?;
@@ -99,16 +100,7 @@ impl Store {
 
     async fn pairs(&self) -> Result<HashMap<i64, Pair>, StoreError> {
         let rows = sqlx::query("SELECT * FROM pairs").fetch_all(&self.pool).await?;
-        let pair = |row: &SqliteRow| {
-            let pair = Pair {
-                edge: row.try_get("edge")?,
-                verifier: row.try_get("verifier")?,
-                drafter: row.try_get("drafter")?,
-                vocab: row.try_get("vocab")?,
-            };
-            Ok((row.try_get("id")?, pair))
-        };
-        rows.iter().map(pair).collect()
+        rows.iter().map(|row| Ok((row.try_get("id")?, pair(row)?))).collect()
     }
 }
 
@@ -122,7 +114,7 @@ fn value(row: &SqliteRow, pair: &Pair, column: &str) -> Result<Value, StoreError
         _ if COLUMNS[..TEXTS].contains(&column) => {
             json!(row.try_get::<Option<String>, _>(column)?)
         }
-        _ if column.ends_with("_ms") => json!(row.try_get::<f64, _>(column)?),
+        _ if column.ends_with("_ms") => json!(ms(row, column)?),
         _ => json!(row.try_get::<Option<i64>, _>(column)?),
     })
 }

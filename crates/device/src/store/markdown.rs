@@ -75,7 +75,9 @@ impl Saved {
                     created_at: now,
                     updated_at: now,
                     active_root: None,
+                    pairs: Vec::new(),
                     messages: Vec::new(),
+                    undated: true,
                 });
                 continue;
             }

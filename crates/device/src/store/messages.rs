@@ -1,7 +1,8 @@
 //! Questions and answers.
 
+use super::values::{count, figure, time, total};
 use super::{Store, StoreError, found};
-use crate::record::{Finish, Totals};
+use crate::record::{Finish, Totals, Writer};
 use serde::{Deserialize, Serialize};
 use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
@@ -46,8 +47,8 @@ impl Status {
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Stats {
-    /// Who wrote it: `dssd`, `edge`, `device` or `mixed`.
-    pub mode: String,
+    /// Who wrote it.
+    pub mode: Writer,
     /// Tokens.
     pub tokens: u64,
     /// Rounds.
@@ -73,7 +74,7 @@ impl Stats {
     #[must_use]
     pub fn of(totals: &Totals, finish: Option<Finish>) -> Option<Self> {
         Some(Self {
-            mode: totals.mode()?.to_owned(),
+            mode: totals.writer()?,
             tokens: totals.tokens,
             rounds: totals.rounds,
             drafted: totals.drafted - totals.ignored,
@@ -200,11 +201,10 @@ macro_rules! messages_where {
     ($condition:literal) => {
         concat!(
             "SELECT m.*, count(r.round) AS rounds, ",
-            "coalesce(sum(r.drafted - r.ignored), 0) AS drafted, ",
-            "coalesce(sum(r.accepted), 0) AS accepted, ",
-            "coalesce(sum(r.uplink_bytes), 0) AS uplink_bytes, ",
-            "coalesce(sum(r.downlink_bytes), 0) AS downlink_bytes, ",
-            "CASE WHEN min(r.mode) = max(r.mode) THEN min(r.mode) ELSE 'mixed' END AS mode ",
+            "total(r.drafted - r.ignored) AS drafted, ",
+            "total(r.accepted) AS accepted, ",
+            "total(r.uplink_bytes) AS uplink_bytes, ",
+            "total(r.downlink_bytes) AS downlink_bytes ",
             "FROM messages m LEFT JOIN rounds r ON r.message = m.id WHERE ",
             $condition,
             " GROUP BY m.id ORDER BY m.id"
@@ -228,21 +228,20 @@ const ACTIVE_MESSAGES: &str = messages_where!(
 const ONE_MESSAGE: &str = messages_where!("m.id = ?");
 
 pub(super) fn message(row: &SqliteRow) -> Result<Message, StoreError> {
-    let count = |name: &str| row.try_get::<i64, _>(name).map(|n| n.max(0) as u64);
-    let rounds = count("rounds")?;
+    let rounds = count(row, "rounds")?;
     let stats = if rounds == 0 {
         None
     } else {
         Some(Stats {
-            mode: row.try_get("mode")?,
-            tokens: count("tokens")?,
+            mode: Writer::parse(row.try_get::<Option<&str>, _>("writer")?.unwrap_or_default()),
+            tokens: count(row, "tokens")?,
             rounds,
-            drafted: count("drafted")?,
-            accepted: count("accepted")?,
-            ttft_ms: row.try_get("ttft_ms")?,
-            tokens_per_s: row.try_get("tokens_per_s")?,
-            uplink_bytes: count("uplink_bytes")?,
-            downlink_bytes: count("downlink_bytes")?,
+            drafted: total(row, "drafted")?,
+            accepted: total(row, "accepted")?,
+            ttft_ms: figure(row, "ttft_ms")?,
+            tokens_per_s: figure(row, "tokens_per_s")?,
+            uplink_bytes: total(row, "uplink_bytes")?,
+            downlink_bytes: total(row, "downlink_bytes")?,
             finish: row.try_get("finish")?,
         })
     };
@@ -254,7 +253,7 @@ pub(super) fn message(row: &SqliteRow) -> Result<Message, StoreError> {
         role: row.try_get("role")?,
         content: row.try_get("content")?,
         status: Status::parse(row.try_get("status")?),
-        created_at: row.try_get("created_at")?,
+        created_at: time(row, "created_at")?,
         error: row.try_get("error")?,
         stats,
     })

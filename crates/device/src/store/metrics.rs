@@ -4,6 +4,7 @@
 //! some thousand groups, which are folded here), points in time (one short pass a bucket), and
 //! percentiles (a step into an index that is sorted already).
 
+use super::values::{LATEST, count, figure, ms, small, small_or_none, total, total_ms};
 use super::{Store, StoreError};
 use serde::{Deserialize, Serialize};
 use sqlx::sqlite::SqliteRow;
@@ -174,7 +175,7 @@ pub struct Bytes {
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Compared {
-    /// The mode; of answers also `mixed`.
+    /// The mode; of answers also `both` or `mixed`, see [`crate::Writer`].
     pub mode: String,
     /// The draft length; `None` for answers in which it varied.
     pub gamma: Option<u32>,
@@ -227,12 +228,12 @@ const WIDTHS: &[i64] = &[
     2_592_000_000,
 ];
 /// Of `rounds`, aggregated: what is summed for each kind of round.
-const SUMS: &str = "count(*) AS n, sum(r.outcome = 'continue') AS went_on, \
-    sum(r.followed) AS followed, \
+const SUMS: &str = "count(*) AS n, total(r.outcome = 'continue') AS went_on, \
+    total(r.followed) AS followed, \
     total(r.draft_ms) AS draft, total(r.rtt_ms) AS rtt, \
     total(r.queue_ms) AS queue, total(CASE WHEN r.round = 0 THEN r.queue_ms END) AS prompt, \
     total(r.verify_ms) AS verify, total(r.residual_ms) AS residual, \
-    sum(r.uplink_bytes) AS uplink, sum(r.downlink_bytes) AS downlink";
+    total(r.uplink_bytes) AS uplink, total(r.downlink_bytes) AS downlink";
 
 /// Rounds that were alike.
 struct Group {
@@ -284,7 +285,6 @@ impl Store {
             metrics.speed = self.speed(filter, metrics.width_ms).await?;
             metrics.acceptance = self.acceptance(filter, from, until, metrics.width_ms).await?;
         }
-        metrics.answers = metrics.speed.iter().map(|s| s.answers).sum();
         for mode in ["dssd", "edge"] {
             metrics.trips.extend(self.trips(filter, mode).await?);
         }
@@ -305,6 +305,7 @@ impl Store {
 
     /// Times of the first and the last of answers and rounds.
     async fn span(&self, filter: &Filter) -> Result<Option<(i64, i64)>, StoreError> {
+        let filter = &filter.that_a_clock_shows();
         let mut sql =
             QueryBuilder::new("SELECT min(m.created_at) AS first, max(m.created_at) AS last");
         filter.answers(&mut sql);
@@ -322,6 +323,7 @@ impl Store {
 
     /// Speed of answers over time.
     async fn speed(&self, filter: &Filter, width: i64) -> Result<Vec<Speed>, StoreError> {
+        let filter = &filter.that_a_clock_shows();
         let mut sql = QueryBuilder::new("SELECT m.created_at / ");
         sql.push_bind(width).push(" * ").push_bind(width).push(" AS at, ").push(OF_ANSWERS);
         filter.answers(&mut sql);
@@ -352,12 +354,11 @@ impl Store {
                 ..filter.clone()
             };
             let mut sql = QueryBuilder::new(
-                "SELECT coalesce(sum(r.drafted - r.ignored), 0) AS tested,
-                 coalesce(sum(r.accepted), 0) AS accepted",
+                "SELECT total(r.drafted - r.ignored) AS tested, total(r.accepted) AS accepted",
             );
             within.rounds(&mut sql, "rounds_in_time");
             let row = sql.build().fetch_one(&mut *connection).await?;
-            let (tested, accepted) = (count(&row, "tested")?, count(&row, "accepted")?);
+            let (tested, accepted) = (total(&row, "tested")?, total(&row, "accepted")?);
             if tested > 0 {
                 points.push(Acceptance { at, tested, accepted });
             }
@@ -388,7 +389,7 @@ impl Store {
             condition(&mut sql);
             let rank = (rounds * percent).div_ceil(100).max(1);
             sql.push(" ORDER BY r.rtt_ms LIMIT 1 OFFSET ").push_bind(rank as i64 - 1);
-            *value = sql.build().fetch_one(&mut *connection).await?.try_get("rtt_ms")?;
+            *value = ms(&sql.build().fetch_one(&mut *connection).await?, "rtt_ms")?;
         }
         let [p50, p90, p95, p99] = values;
         Ok(Some(Trips { mode: mode.to_owned(), rounds, p50, p90, p95, p99 }))
@@ -428,10 +429,13 @@ impl Store {
         filter.answers(&mut sql);
         sql.push(" GROUP BY m.writer, m.gamma");
         for row in sql.build().fetch_all(&self.pool).await? {
-            let (mode, gamma): (String, Option<u32>) =
-                (row.try_get("writer")?, row.try_get("gamma")?);
+            let (mode, gamma): (String, _) =
+                (row.try_get("writer")?, small_or_none(&row, "gamma")?);
             let kind = kinds.entry((mode.clone(), gamma)).or_insert_with(|| empty(&mode, gamma));
-            (kind.answers, kind.tokens_per_s, kind.ttft_ms) = of_answers(&row)?;
+            let (answers, tokens_per_s, ttft_ms) = of_answers(&row)?;
+            metrics.answers += answers;
+            kind.answers += answers;
+            (kind.tokens_per_s, kind.ttft_ms) = (tokens_per_s, ttft_ms);
         }
         metrics.compared = kinds.into_values().collect();
         Ok(())
@@ -441,16 +445,25 @@ impl Store {
 /// Of `messages`, aggregated. The time after an answer's first round is what its speed was taken
 /// over; all tokens by all such times weighs long answers more.
 const OF_ANSWERS: &str = "count(*) AS n, avg(m.ttft_ms) AS ttft, \
-    sum(CASE WHEN m.tokens_per_s > 0 THEN m.tokens END) \
-    / sum(CASE WHEN m.tokens_per_s > 0 THEN m.tokens / m.tokens_per_s END) AS speed";
+    total(CASE WHEN m.tokens_per_s > 0 THEN m.tokens END) \
+    / total(CASE WHEN m.tokens_per_s > 0 THEN m.tokens / m.tokens_per_s END) AS speed";
 
 type OfAnswers = (u64, Option<f64>, Option<f64>);
 
 fn of_answers(row: &SqliteRow) -> Result<OfAnswers, StoreError> {
-    Ok((count(row, "n")?, row.try_get("speed")?, row.try_get("ttft")?))
+    Ok((count(row, "n")?, figure(row, "speed")?, figure(row, "ttft")?))
 }
 
 impl Filter {
+    /// Without what has an impossible time, which would draw out every line over time.
+    fn that_a_clock_shows(&self) -> Self {
+        Self {
+            from: Some(self.from.unwrap_or(0).max(0)),
+            until: Some(self.until.map_or(LATEST + 1, |until| until.min(LATEST + 1))),
+            ..self.clone()
+        }
+    }
+
     /// `FROM … WHERE …` over rounds as `r`. Of one conversation there are few, found through its
     /// messages; otherwise `index` has all that is read.
     pub(super) fn rounds(&self, sql: &mut QueryBuilder<Sqlite>, index: &str) {
@@ -504,30 +517,28 @@ fn width(from: i64, until: i64) -> i64 {
     WIDTHS.iter().copied().find(|w| *w >= least).unwrap_or(least)
 }
 
-fn count(row: &SqliteRow, name: &str) -> Result<u64, StoreError> {
-    Ok(row.try_get::<i64, _>(name)?.max(0) as u64)
-}
-
 fn group(row: &SqliteRow) -> Result<Group, StoreError> {
-    let (drafted, ignored) = (count(row, "drafted")?, count(row, "ignored")?);
+    let drafted = u64::from(small(row, "drafted")?);
+    let rounds = count(row, "n")?;
+    let went_on = total(row, "went_on")?.min(rounds);
     Ok(Group {
         mode: row.try_get("mode")?,
-        gamma: row.try_get("gamma")?,
+        gamma: small(row, "gamma")?,
         drafted,
-        accepted: count(row, "accepted")?,
-        tested: drafted.saturating_sub(ignored),
-        rounds: count(row, "n")?,
-        went_on: count(row, "went_on")?,
-        followed: count(row, "followed")?,
-        draft: row.try_get("draft")?,
-        rtt: row.try_get("rtt")?,
-        queue: row.try_get("queue")?,
-        prompt: row.try_get("prompt")?,
-        verify: row.try_get("verify")?,
-        residual: row.try_get("residual")?,
-        uplink: count(row, "uplink")?,
-        downlink: count(row, "downlink")?,
-        vocab: count(row, "vocab")?,
+        accepted: u64::from(small(row, "accepted")?).min(drafted),
+        tested: drafted.saturating_sub(small(row, "ignored")?.into()),
+        rounds,
+        went_on,
+        followed: total(row, "followed")?.min(rounds - went_on),
+        draft: total_ms(row, "draft")?,
+        rtt: total_ms(row, "rtt")?,
+        queue: total_ms(row, "queue")?,
+        prompt: total_ms(row, "prompt")?,
+        verify: total_ms(row, "verify")?,
+        residual: total_ms(row, "residual")?,
+        uplink: total(row, "uplink")?,
+        downlink: total(row, "downlink")?,
+        vocab: small(row, "vocab")?.into(),
     })
 }
 

@@ -8,6 +8,7 @@ mod boxes;
 mod branches;
 mod conversations;
 mod export;
+mod import;
 mod markdown;
 mod messages;
 mod metrics;
@@ -21,10 +22,12 @@ mod tests;
 mod transfer;
 #[cfg(test)]
 mod transfer_tests;
+mod values;
 
 pub use boxes::{BoxRow, PairedBox};
 pub use conversations::{Change, Conversation};
 pub use export::Format;
+pub use import::Imported;
 pub use messages::{Message, Stats, Status};
 pub use metrics::{
     Acceptance, Bytes, Choices, Compared, Filter, Metrics, Position, Speed, Time, Tokens, Trips,

@@ -1,7 +1,7 @@
 //! Rounds: one row each, written together with the text that it gave.
 
 use super::{Store, StoreError, found};
-use crate::record::{Pair, RoundRecord, Totals};
+use crate::record::{Pair, RoundRecord, Totals, Writer};
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row, SqliteConnection};
 use tandem_speculation::TokenId;
@@ -20,10 +20,16 @@ impl Store {
     ) -> Result<(), StoreError> {
         let mut transaction = self.pool.begin_with("BEGIN IMMEDIATE").await?;
         let pair = pair_id(&mut transaction, &r.pair).await?;
+        let before: Option<Option<String>> =
+            sqlx::query_scalar("SELECT writer FROM messages WHERE id = ?")
+                .bind(message)
+                .fetch_optional(&mut *transaction)
+                .await?;
+        let now = Writer::parse(r.mode);
+        let writer = before.flatten().map_or(now, |before| Writer::parse(&before).with(now));
         let done = sqlx::query(
             "UPDATE messages SET content = content || ?1, tokens = ?2, ttft_ms = ?3,
-                 tokens_per_s = ?4,
-                 writer = CASE WHEN coalesce(writer, ?5) = ?5 THEN ?5 ELSE 'mixed' END,
+                 tokens_per_s = ?4, writer = ?5,
                  gamma = CASE WHEN writer IS NULL OR gamma = ?6 THEN ?6 END,
                  pair = CASE WHEN pair IS NULL OR ?7 THEN ?8 ELSE pair END
              WHERE id = ?9",
@@ -32,7 +38,7 @@ impl Store {
         .bind(totals.tokens as i64)
         .bind(totals.ttft_ms)
         .bind(totals.tokens_per_s)
-        .bind(r.mode)
+        .bind(writer.as_str())
         .bind(r.gamma)
         // An answer belongs to the box that took part in it, be it only in some rounds.
         .bind(!r.pair.edge.is_empty())
@@ -73,6 +79,22 @@ impl Store {
         insert_tokens(&mut transaction, message, r.round, &r.tokens, &r.pieces).await?;
         transaction.commit().await?;
         Ok(())
+    }
+
+    /// All tokens of an answer, as they came; `None` where a round did not keep them, as before the
+    /// database had a place for them.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn answer_ids(&self, message: i64) -> Result<Option<Vec<TokenId>>, StoreError> {
+        let mut all = Vec::new();
+        for row in self.rounds(message).await? {
+            if row.try_get::<Option<&[u8]>, _>("ids")?.is_none() {
+                return Ok(None);
+            }
+            all.extend(tokens(&row)?.0);
+        }
+        Ok(Some(all))
     }
 
     /// The rounds of an answer, in order, each with what [`tokens`] reads.

@@ -1,6 +1,7 @@
 //! One answer, token by token: who made each, and what its round cost.
 
 use super::rounds::tokens;
+use super::values::{count, figure, ms, small};
 use super::{Store, StoreError};
 use serde::Serialize;
 use sqlx::Row;
@@ -57,8 +58,8 @@ pub struct SplitRound {
     pub queue_ms: f64,
     pub verify_ms: f64,
     pub residual_ms: f64,
-    pub uplink_bytes: i64,
-    pub downlink_bytes: i64,
+    pub uplink_bytes: u64,
+    pub downlink_bytes: u64,
     pub decision: Option<String>,
     pub tokens: Vec<SplitToken>,
 }
@@ -115,8 +116,8 @@ impl Store {
             edge: pair.try_get("edge")?,
             verifier: pair.try_get("verifier")?,
             drafter: pair.try_get("drafter")?,
-            stream_ms: stream.try_get("ms")?,
-            stream_rounds: stream.try_get::<i64, _>("n")?.max(0) as u64,
+            stream_ms: figure(&stream, "ms")?,
+            stream_rounds: count(&stream, "n")?,
         })
     }
 }
@@ -132,7 +133,7 @@ fn split_ms(rounds: &[SplitRound]) -> Option<f64> {
 
 fn round(row: &SqliteRow) -> Result<SplitRound, StoreError> {
     let (mode, outcome): (String, String) = (row.try_get("mode")?, row.try_get("outcome")?);
-    let accepted: u32 = row.try_get("accepted")?;
+    let accepted = small(row, "accepted")?;
     let (ids, pieces) = tokens(row)?;
     let token = |((i, id), text): ((u32, TokenId), String)| SplitToken {
         id: id.0,
@@ -141,20 +142,20 @@ fn round(row: &SqliteRow) -> Result<SplitRound, StoreError> {
     };
     Ok(SplitRound {
         tokens: (0..).zip(ids).zip(pieces).map(token).collect(),
-        round: row.try_get("round")?,
-        gamma: row.try_get("gamma")?,
-        drafted: row.try_get("drafted")?,
+        round: small(row, "round")?,
+        gamma: small(row, "gamma")?,
+        drafted: small(row, "drafted")?,
         accepted,
-        ignored: row.try_get("ignored")?,
-        alternatives: row.try_get("alternatives")?,
-        followed: row.try_get("followed")?,
-        draft_ms: row.try_get("draft_ms")?,
-        rtt_ms: row.try_get("rtt_ms")?,
-        queue_ms: row.try_get("queue_ms")?,
-        verify_ms: row.try_get("verify_ms")?,
-        residual_ms: row.try_get("residual_ms")?,
-        uplink_bytes: row.try_get("uplink_bytes")?,
-        downlink_bytes: row.try_get("downlink_bytes")?,
+        ignored: small(row, "ignored")?,
+        alternatives: small(row, "alternatives")?,
+        followed: small(row, "followed")?,
+        draft_ms: ms(row, "draft_ms")?,
+        rtt_ms: ms(row, "rtt_ms")?,
+        queue_ms: ms(row, "queue_ms")?,
+        verify_ms: ms(row, "verify_ms")?,
+        residual_ms: ms(row, "residual_ms")?,
+        uplink_bytes: count(row, "uplink_bytes")?,
+        downlink_bytes: count(row, "downlink_bytes")?,
         decision: row.try_get("decision")?,
         mode,
         outcome,

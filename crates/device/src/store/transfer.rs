@@ -1,16 +1,16 @@
-//! Conversations as files: JSON with the whole tree and all rounds, and back.
+//! Conversations as files: JSON with the whole tree and all rounds, and back (`import.rs`).
 //!
 //! A file to import is hostile: its size, its tree and each value are checked before anything is
-//! written, and all of it is written in one transaction.
+//! written.
 
-use super::conversations::{clip, preset_text};
-use super::rounds::{insert_tokens, tokens};
+use super::rounds::tokens;
+use super::values::{LATEST, count, figure, ms, pair, small, time};
 use super::{Change, Preset, Store, StoreError};
-use crate::{new_session, now_ms};
+use crate::record::Pair;
 use serde::{Deserialize, Serialize};
 use serde_json::error::Category;
+use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
-use sqlx::{Row, Sqlite, Transaction};
 use tandem_speculation::TokenId;
 use thiserror::Error;
 
@@ -28,10 +28,15 @@ pub enum ImportError {
     #[error("the file is larger than 128 MiB; nothing was imported")]
     TooLarge,
     /// Not what it should be.
-    #[error("the file cannot be read: {0}; nothing was imported")]
+    #[error(
+        "this is no file of conversations, or a part of it is missing or was changed; choose one that \
+         Tandem exported. Nothing was imported ({0})"
+    )]
     Unreadable(String),
     /// Another kind of JSON.
-    #[error("this is no file of conversations from Tandem; nothing was imported")]
+    #[error(
+        "this is no file of conversations from Tandem; choose one that it exported. Nothing was imported"
+    )]
     Foreign,
     /// Newer than this program.
     #[error("the file is of version {0}, from a newer Tandem; update this program")]
@@ -73,8 +78,14 @@ pub struct SavedConversation {
     /// Place of the active first message in `messages`.
     #[serde(default)]
     pub(super) active_root: Option<usize>,
+    /// Who took part in rounds, which name them by their place here.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) pairs: Vec<Pair>,
     /// All branches; a parent comes before its children.
     pub messages: Vec<SavedMessage>,
+    /// Whether the file does not know its times.
+    #[serde(skip)]
+    pub(super) undated: bool,
 }
 
 /// A message in a file.
@@ -108,32 +119,38 @@ pub struct SavedMessage {
 /// A round in a file: the columns of `rounds`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct SavedRound {
-    round: u32,
-    mode: String,
-    scheme: String,
-    gamma: u32,
-    drafted: u32,
-    accepted: u32,
-    ignored: u32,
+    pub(super) round: u32,
+    pub(super) mode: String,
+    pub(super) scheme: String,
+    pub(super) gamma: u32,
+    pub(super) drafted: u32,
+    pub(super) accepted: u32,
+    pub(super) ignored: u32,
     #[serde(default)]
-    alternatives: u32,
+    pub(super) alternatives: u32,
     #[serde(default)]
-    followed: u32,
-    outcome: String,
-    draft_ms: f64,
-    rtt_ms: f64,
-    queue_ms: f64,
-    verify_ms: f64,
-    residual_ms: f64,
-    uplink_bytes: u32,
-    downlink_bytes: u32,
-    started_at: i64,
+    pub(super) followed: u32,
+    pub(super) outcome: String,
+    pub(super) draft_ms: f64,
+    pub(super) rtt_ms: f64,
+    pub(super) queue_ms: f64,
+    pub(super) verify_ms: f64,
+    pub(super) residual_ms: f64,
+    pub(super) uplink_bytes: u64,
+    pub(super) downlink_bytes: u64,
+    pub(super) started_at: i64,
+    /// Who took part, by its place in the conversation's pairs; none where nobody wrote it down.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) pair: Option<usize>,
+    /// How to go on and why, where it was decided in this round.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) decision: Option<String>,
     /// Its tokens' ids, and the text that each completed. Without them, who made which token is not
     /// known.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    ids: Vec<TokenId>,
+    pub(super) ids: Vec<TokenId>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pieces: Vec<String>,
+    pub(super) pieces: Vec<String>,
 }
 
 impl Saved {
@@ -192,6 +209,14 @@ impl SavedConversation {
         if let Some(problem) = change.problem() {
             return Some(problem);
         }
+        if !possible(self.created_at) || !possible(self.updated_at) {
+            return Some(IMPOSSIBLE_TIME.into());
+        }
+        let name = |text: &String| text.len() <= NAME;
+        let names = |p: &Pair| [&p.edge, &p.verifier, &p.drafter].into_iter().all(name);
+        if self.pairs.len() > 10_000 || !self.pairs.iter().all(names) {
+            return Some("who wrote its answers is too long".into());
+        }
         let parent = |i: usize| self.messages.get(i).map(|m| m.parent);
         if self.active_root.is_some_and(|root| parent(root) != Some(None)) {
             return Some("its active branch begins nowhere".into());
@@ -214,14 +239,23 @@ impl SavedConversation {
                 if m.active_child.is_some_and(|child| parent(child) != Some(Some(i))) {
                     return Some(format!("the branch after message {n} does not exist"));
                 }
-                m.problem().map(|problem| format!("message {n} {problem}"))
+                m.problem(self.pairs.len()).map(|problem| format!("message {n} {problem}"))
             })
         })
     }
 }
 
+/// What is said of a time before 1970 or after the year 9999.
+const IMPOSSIBLE_TIME: &str = "has a time that no clock shows";
+/// Bytes of a name, and of a round's decision, at most.
+const NAME: usize = 1024;
+
+fn possible(time: i64) -> bool {
+    (0..=LATEST).contains(&time)
+}
+
 impl SavedMessage {
-    fn problem(&self) -> Option<&'static str> {
+    fn problem(&self, pairs: usize) -> Option<&'static str> {
         let number = |n: Option<f64>| n.is_none_or(|n| n.is_finite() && n >= 0.0);
         let finish = self.finish.as_deref();
         if self.content.len() > MESSAGE_LIMIT {
@@ -235,9 +269,11 @@ impl SavedMessage {
             || !number(self.tokens_per_s)
         {
             Some("has impossible figures")
+        } else if !possible(self.created_at) {
+            Some(IMPOSSIBLE_TIME)
         } else if self.role == "user" && !self.rounds.is_empty() {
             Some("has rounds, and is a question")
-        } else if !self.rounds.iter().enumerate().all(|(i, r)| r.makes_sense(i)) {
+        } else if !self.rounds.iter().enumerate().all(|(i, r)| r.makes_sense(i, pairs)) {
             Some("has an impossible round")
         } else {
             None
@@ -246,12 +282,17 @@ impl SavedMessage {
 }
 
 impl SavedRound {
-    fn makes_sense(&self, at: usize) -> bool {
+    fn makes_sense(&self, at: usize, pairs: usize) -> bool {
         let word =
             |w: &str| (1..=16).contains(&w.len()) && w.bytes().all(|b| b.is_ascii_lowercase());
         let time = |ms: f64| (0.0..1e9).contains(&ms);
         self.round as usize == at
-            && word(&self.mode)
+            // One of a round's, not of an answer's.
+            && ["dssd", "edge", "device"].contains(&self.mode.as_str())
+            && self.pair.is_none_or(|pair| pair < pairs)
+            && self.decision.as_ref().is_none_or(|text| text.len() <= NAME)
+            && possible(self.started_at)
+            && self.uplink_bytes.max(self.downlink_bytes) <= 1 << 40
             && word(&self.scheme)
             && word(&self.outcome)
             && u64::from(self.accepted) + u64::from(self.ignored) <= u64::from(self.drafted)
@@ -287,12 +328,17 @@ impl Store {
             let ids: Vec<i64> = rows.iter().map(|r| r.try_get("id")).collect::<Result<_, _>>()?;
             let place = |id: Option<i64>| id.and_then(|id| ids.binary_search(&id).ok());
             let mut messages = Vec::with_capacity(rows.len());
+            let mut pairs = Vec::new();
             for row in &rows {
                 let mut message = saved_message(row, place)?;
-                let rounds = self.rounds(row.try_get("id")?).await?;
-                message.rounds = rounds.iter().map(saved_round).collect::<Result<_, _>>()?;
+                for row in self.rounds(row.try_get("id")?).await? {
+                    let mut round = saved_round(&row)?;
+                    round.pair = self.saved_pair(row.try_get("pair")?, &mut pairs).await?;
+                    message.rounds.push(round);
+                }
                 messages.push(message);
             }
+            let pairs = pairs.into_iter().map(|(_, pair)| pair).collect();
             let root: Option<i64> =
                 sqlx::query_scalar("SELECT active_root FROM conversations WHERE id = ?")
                     .bind(c.id)
@@ -307,26 +353,33 @@ impl Store {
                 created_at: c.created_at,
                 updated_at: c.updated_at,
                 active_root: place(root),
+                pairs,
                 messages,
+                undated: false,
             });
         }
         Ok(Saved::of(conversations))
     }
 
-    /// Adds all conversations of a file as new ones, or none of them; returns their rows.
-    ///
-    /// # Errors
-    /// If something in it makes no sense, or the database fails.
-    pub async fn import(&self, saved: &Saved) -> Result<Vec<i64>, ImportError> {
-        saved.check()?;
-        let mut transaction =
-            self.pool.begin_with("BEGIN IMMEDIATE").await.map_err(StoreError::from)?;
-        let mut rows = Vec::with_capacity(saved.conversations.len());
-        for conversation in &saved.conversations {
-            rows.push(insert(&mut transaction, conversation).await?);
+    /// The place of a pair among those of a file, where it is added; none for one that is not known.
+    async fn saved_pair(
+        &self,
+        id: i64,
+        pairs: &mut Vec<(i64, Pair)>,
+    ) -> Result<Option<usize>, StoreError> {
+        if let Some(at) = pairs.iter().position(|(known, _)| *known == id) {
+            return Ok(Some(at));
         }
-        transaction.commit().await.map_err(StoreError::from)?;
-        Ok(rows)
+        let row = sqlx::query("SELECT * FROM pairs WHERE id = ?")
+            .bind(id)
+            .fetch_optional(&self.pool)
+            .await?;
+        let Some(found) = row.as_ref().map(pair).transpose()?.filter(|p| *p != Pair::default())
+        else {
+            return Ok(None);
+        };
+        pairs.push((id, found));
+        Ok(Some(pairs.len() - 1))
     }
 }
 
@@ -343,10 +396,10 @@ fn saved_message(
         status: if status == "streaming" { "interrupted".into() } else { status },
         error: row.try_get("error")?,
         finish: row.try_get("finish")?,
-        tokens: row.try_get("tokens")?,
-        ttft_ms: row.try_get("ttft_ms")?,
-        tokens_per_s: row.try_get("tokens_per_s")?,
-        created_at: row.try_get("created_at")?,
+        tokens: count(row, "tokens")?.cast_signed(),
+        ttft_ms: figure(row, "ttft_ms")?,
+        tokens_per_s: figure(row, "tokens_per_s")?,
+        created_at: time(row, "created_at")?,
         rounds: Vec::new(),
     })
 }
@@ -356,140 +409,25 @@ fn saved_round(row: &SqliteRow) -> Result<SavedRound, StoreError> {
     Ok(SavedRound {
         ids,
         pieces,
-        round: row.try_get("round")?,
+        round: small(row, "round")?,
         mode: row.try_get("mode")?,
         scheme: row.try_get("scheme")?,
-        gamma: row.try_get("gamma")?,
-        drafted: row.try_get("drafted")?,
-        accepted: row.try_get("accepted")?,
-        ignored: row.try_get("ignored")?,
-        alternatives: row.try_get("alternatives")?,
-        followed: row.try_get("followed")?,
+        gamma: small(row, "gamma")?,
+        drafted: small(row, "drafted")?,
+        accepted: small(row, "accepted")?,
+        ignored: small(row, "ignored")?,
+        alternatives: small(row, "alternatives")?,
+        followed: small(row, "followed")?,
         outcome: row.try_get("outcome")?,
-        draft_ms: row.try_get("draft_ms")?,
-        rtt_ms: row.try_get("rtt_ms")?,
-        queue_ms: row.try_get("queue_ms")?,
-        verify_ms: row.try_get("verify_ms")?,
-        residual_ms: row.try_get("residual_ms")?,
-        uplink_bytes: row.try_get("uplink_bytes")?,
-        downlink_bytes: row.try_get("downlink_bytes")?,
-        started_at: row.try_get("started_at")?,
+        draft_ms: ms(row, "draft_ms")?,
+        rtt_ms: ms(row, "rtt_ms")?,
+        queue_ms: ms(row, "queue_ms")?,
+        verify_ms: ms(row, "verify_ms")?,
+        residual_ms: ms(row, "residual_ms")?,
+        uplink_bytes: count(row, "uplink_bytes")?,
+        downlink_bytes: count(row, "downlink_bytes")?,
+        started_at: time(row, "started_at")?,
+        pair: None,
+        decision: row.try_get("decision")?,
     })
-}
-
-async fn insert(
-    transaction: &mut Transaction<'_, Sqlite>,
-    c: &SavedConversation,
-) -> Result<i64, StoreError> {
-    let title = if c.title.trim().is_empty() { "–" } else { c.title.trim() };
-    let conversation = sqlx::query(
-        "INSERT INTO conversations (title, auto_title, pinned, system_prompt, sampling, session,
-             created_at, updated_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-    )
-    .bind(clip(title))
-    .bind(c.auto_title)
-    .bind(c.pinned)
-    .bind(&c.system_prompt)
-    .bind(c.sampling.as_ref().map(preset_text))
-    .bind(new_session().0.as_slice())
-    .bind(c.created_at)
-    // One from the future would stay on top of the list.
-    .bind(c.updated_at.min(now_ms()))
-    .execute(&mut **transaction)
-    .await?
-    .last_insert_rowid();
-    let mut ids: Vec<i64> = Vec::with_capacity(c.messages.len());
-    for m in &c.messages {
-        let id = sqlx::query(
-            "INSERT INTO messages (conversation, parent, role, content, status, error, finish,
-                 tokens, ttft_ms, tokens_per_s, created_at)
-             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        )
-        .bind(conversation)
-        .bind(m.parent.map(|p| ids[p]))
-        .bind(&m.role)
-        .bind(&m.content)
-        .bind(&m.status)
-        .bind(&m.error)
-        .bind(&m.finish)
-        .bind(m.tokens)
-        .bind(m.ttft_ms)
-        .bind(m.tokens_per_s)
-        .bind(m.created_at)
-        .execute(&mut **transaction)
-        .await?
-        .last_insert_rowid();
-        ids.push(id);
-        for r in &m.rounds {
-            insert_round(transaction, id, r).await?;
-        }
-        if !m.rounds.is_empty() {
-            // As `add_round` would have left them; who took part is not known here.
-            sqlx::query(
-                "UPDATE messages SET pair = 1, writer = (
-                     SELECT CASE WHEN min(mode) = max(mode) THEN min(mode) ELSE 'mixed' END
-                     FROM rounds WHERE message = ?1
-                 ), gamma = (
-                     SELECT CASE WHEN min(gamma) = max(gamma) THEN min(gamma) END
-                     FROM rounds WHERE message = ?1
-                 ) WHERE id = ?1",
-            )
-            .bind(id)
-            .execute(&mut **transaction)
-            .await?;
-        }
-    }
-    for (id, m) in ids.iter().zip(&c.messages) {
-        if let Some(child) = m.active_child {
-            sqlx::query("UPDATE messages SET active_child = ? WHERE id = ?")
-                .bind(ids[child])
-                .bind(id)
-                .execute(&mut **transaction)
-                .await?;
-        }
-    }
-    sqlx::query("UPDATE conversations SET active_root = ? WHERE id = ?")
-        .bind(c.active_root.map(|root| ids[root]))
-        .bind(conversation)
-        .execute(&mut **transaction)
-        .await?;
-    Ok(conversation)
-}
-
-async fn insert_round(
-    transaction: &mut Transaction<'_, Sqlite>,
-    message: i64,
-    r: &SavedRound,
-) -> Result<(), StoreError> {
-    sqlx::query(
-        "INSERT INTO rounds (message, round, mode, scheme, gamma, drafted, accepted, ignored,
-             outcome, draft_ms, rtt_ms, queue_ms, verify_ms, residual_ms, uplink_bytes,
-             downlink_bytes, started_at, alternatives, followed)
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-    )
-    .bind(message)
-    .bind(r.round)
-    .bind(&r.mode)
-    .bind(&r.scheme)
-    .bind(r.gamma)
-    .bind(r.drafted)
-    .bind(r.accepted)
-    .bind(r.ignored)
-    .bind(&r.outcome)
-    .bind(r.draft_ms)
-    .bind(r.rtt_ms)
-    .bind(r.queue_ms)
-    .bind(r.verify_ms)
-    .bind(r.residual_ms)
-    .bind(r.uplink_bytes)
-    .bind(r.downlink_bytes)
-    .bind(r.started_at)
-    .bind(r.alternatives)
-    .bind(r.followed)
-    .execute(&mut **transaction)
-    .await?;
-    if !r.ids.is_empty() {
-        insert_tokens(transaction, message, r.round, &r.ids, &r.pieces).await?;
-    }
-    Ok(())
 }

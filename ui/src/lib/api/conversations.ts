@@ -42,7 +42,9 @@ export const conversationSearch = (query: string) =>
 /** null when the person changed their mind. */
 export const conversationsExport = (id: number | null, markdown: boolean) =>
   invoke<string | null>('conversations_export', { id, markdown });
-export const conversationsImport = () => invoke<number[] | null>('conversations_import');
+/** Rows of the new ones, and how many were here already. */
+export const conversationsImport = () =>
+  invoke<{ added: number[]; known: number } | null>('conversations_import');
 
 export const messageEdit = (
   conversationId: number,

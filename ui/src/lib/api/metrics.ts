@@ -1,7 +1,7 @@
 /** Figures, the split of an answer, exports and the benchmark; mirror of src-tauri/src/metrics.rs. */
 import { invoke } from '@tauri-apps/api/core';
 
-export type Mode = 'dssd' | 'edge' | 'device' | 'mixed';
+export type Mode = 'dssd' | 'edge' | 'device' | 'both' | 'mixed';
 export type Origin = 'accepted' | 'residual' | 'token' | 'bonus' | 'edge' | 'device';
 
 /** What is absent does not matter. `edge` is a box's name, `local` for one on this machine. */
