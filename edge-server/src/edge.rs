@@ -209,6 +209,7 @@ impl Bound {
             max_draft: MAX_DRAFT as u32,
             tokenizer: model.tokenizer().fingerprint(),
             drafts: config.drafter.is_some(),
+            batch_invariant: model.info().batch_invariant,
         };
         let (work, inbox) = mpsc::channel(1024);
         // Who waits for memory is looked at with each.

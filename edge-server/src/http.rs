@@ -113,6 +113,7 @@ async fn health(State(app): State<Arc<App>>) -> Response {
         "status": "ok",
         "model": shared.welcome.model,
         "version": shared.welcome.edge_version,
+        "batch_invariant": shared.welcome.batch_invariant,
         "sessions": shared.metrics.sessions.get(),
     });
     ([(header::CONTENT_TYPE, "application/json")], body.to_string()).into_response()

@@ -164,6 +164,12 @@ async fn serve(args: Serve) -> Result<()> {
     };
     let name = model.info().name.clone();
     tracing::info!("{name} on {}", model.info().device);
+    if !model.info().batch_invariant {
+        tracing::warn!(
+            "what this device computes for a token depends a little on what is computed beside it, so \
+             texts with drafts are the model's only approximately; devices are told"
+        );
+    }
     let edge = bound.with_drafter(drafter.map(Arc::new)).serve(Arc::new(model))?;
     announce(&format!("tandem-edge ready at {} (model {name})", edge.url()));
     stop.await;

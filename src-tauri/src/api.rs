@@ -24,6 +24,8 @@ pub(crate) struct EdgeStatus {
     pub url: Option<String>,
     pub bundled: bool,
     pub model: Option<String>,
+    /// Drafts change the text's distribution a little: its verifier is not batch-invariant.
+    pub approximate: bool,
     pub detail: Option<String>,
     /// `certificate` or `access`, where pairing again is the remedy.
     pub problem: Option<&'static str>,

@@ -207,7 +207,7 @@ impl App {
     pub(crate) fn status(&self) -> Status {
         let now = self.changing();
         let (mut model, mut detail, mut url) = (None, now.edge_problem.clone(), None);
-        let mut problem_kind = None;
+        let (mut problem_kind, mut approximate) = (None, false);
         let starting = now.active.bundled && (now.edge_starting || now.edge_waiting || !now.awake);
         let connected =
             |link: &Link| matches!(&*link.state().borrow(), LinkState::Connected { .. });
@@ -225,6 +225,7 @@ impl App {
                 match &*link.state().borrow() {
                     LinkState::Connected { welcome, .. } => {
                         model = Some(welcome.model.clone());
+                        approximate = !welcome.batch_invariant;
                         "connected"
                     }
                     LinkState::Connecting { problem: None } => "connecting",
@@ -245,7 +246,8 @@ impl App {
             }
         };
         let (of, bundled) = (now.active.clone(), now.active.bundled);
-        let edge = EdgeStatus { of, state, url, bundled, model, detail, problem: problem_kind };
+        let problem = problem_kind;
+        let edge = EdgeStatus { of, state, url, bundled, model, approximate, detail, problem };
         let drafter = match &now.drafter {
             Some(d) => DrafterStatus {
                 state: "ready",

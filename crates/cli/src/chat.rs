@@ -20,6 +20,9 @@ use tokio_util::sync::CancellationToken;
 
 /// How long a first connection is waited for.
 const FIRST_CONNECTION: Duration = Duration::from_secs(3);
+/// Said of an edge whose verifier is not batch-invariant.
+const APPROXIMATE: &str = "approximate: this edge's GPU rounds differently with the length of a draft, so drafts \
+    change the text a little; `--mode edge` does without them";
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -157,7 +160,12 @@ async fn chat(args: Args) -> Result<ExitCode> {
         .map(|address| Link::start(address, drafter.hello()));
     if let Some(link) = &link {
         match link.connected(FIRST_CONNECTION).await {
-            Ok((welcome, _)) => eprintln!("{} at {}", welcome.model, link.address()),
+            Ok((welcome, _)) => {
+                eprintln!("{} at {}", welcome.model, link.address());
+                if !welcome.batch_invariant {
+                    eprintln!("{APPROXIMATE}");
+                }
+            }
             Err(problem) if args.when_edge_lost == WhenEdgeLost::Stop => bail!(problem),
             Err(problem) => eprintln!("{problem}"),
         }

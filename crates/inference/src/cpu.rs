@@ -125,6 +125,9 @@ impl CpuModel {
         })
     }
 
+    /// Each row is computed by the same sums in the same order, whatever is beside it.
+    pub(crate) const BATCH_INVARIANT: bool = true;
+
     pub(crate) fn device(&self) -> &'static str {
         self.isa.name()
     }

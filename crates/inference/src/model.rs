@@ -73,10 +73,19 @@ pub struct ModelInfo {
     pub file_bytes: u64,
     /// What computes, for people: `CPU (AVX2)`.
     pub device: String,
+    /// A row's logits are the same to the bit whatever rows are computed beside it. Speculation draws from
+    /// exactly the verifier's distribution only where that holds: how many rows there are follows from
+    /// what was drafted.
+    pub batch_invariant: bool,
 }
 
 impl ModelInfo {
-    fn of(file: &Gguf, shape: &Shape, tokenizer: &Tokenizer, device: &str) -> Self {
+    fn of(
+        file: &Gguf,
+        shape: &Shape,
+        tokenizer: &Tokenizer,
+        (device, batch_invariant): (&str, bool),
+    ) -> Self {
         Self {
             name: file.name(),
             architecture: shape.architecture.clone(),
@@ -85,6 +94,7 @@ impl ModelInfo {
             layers: shape.layers,
             file_bytes: file.file_bytes,
             device: device.to_owned(),
+            batch_invariant,
         }
     }
 }
@@ -372,7 +382,7 @@ impl Model {
     pub fn outline(path: &Path) -> Result<(ModelInfo, Arc<Tokenizer>), Error> {
         let file = Gguf::open(path)?;
         let tokenizer = Arc::new(Tokenizer::from_gguf(&file)?);
-        Ok((ModelInfo::of(&file, &file.shape()?, &tokenizer, "nothing"), tokenizer))
+        Ok((ModelInfo::of(&file, &file.shape()?, &tokenizer, ("nothing", true)), tokenizer))
     }
 
     fn of(file: Gguf, tokenizer: Arc<Tokenizer>, options: &LoadOptions) -> Result<Self, Error> {
@@ -384,14 +394,14 @@ impl Model {
             Backend::Cpu(_) => options.kv,
             Backend::Tensor(_) => KvFormat::F32,
         };
-        let device = match &backend {
-            Backend::Cpu(model) => model.device(),
-            Backend::Tensor(model) => model.device(),
+        let computes = match &backend {
+            Backend::Cpu(model) => (model.device(), CpuModel::BATCH_INVARIANT),
+            Backend::Tensor(model) => (model.device(), TensorModel::BATCH_INVARIANT),
         };
         Ok(Self {
             id: NEXT.fetch_add(1, Ordering::Relaxed),
             cache_bytes_per_token: shape.cache_bytes_per_token(kv),
-            info: ModelInfo::of(&file, &shape, &tokenizer, device),
+            info: ModelInfo::of(&file, &shape, &tokenizer, computes),
             tokenizer,
             backend,
             _files: file.into_locks(),

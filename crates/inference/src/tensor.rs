@@ -5,7 +5,9 @@
 //!
 //! Unlike the CPU kernels, candle picks its products by the number of rows, and they round activations
 //! differently: a row's logits move by a few per cent of their spread with what is computed beside
-//! it. Greedy text is the same except where two tokens are about equally likely.
+//! it. Greedy text is the same except where two tokens are about equally likely; and as the number of rows
+//! follows from the draft, sampled text has the verifier's distribution only approximately
+//! ([`crate::ModelInfo::batch_invariant`], which an edge tells its devices).
 
 use crate::cache::{DeviceLayers, KvCache, Layers};
 use crate::gguf::{Gguf, Shape};
@@ -135,6 +137,9 @@ impl TensorModel {
             device,
         })
     }
+
+    /// Candle picks its products by the number of rows.
+    pub(crate) const BATCH_INVARIANT: bool = false;
 
     pub(crate) fn device(&self) -> &'static str {
         match self.device {

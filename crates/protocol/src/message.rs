@@ -182,6 +182,10 @@ pub struct Welcome {
     pub tokenizer: Fingerprint,
     /// The edge has a drafter of its own.
     pub drafts: bool,
+    /// What the verifier computes for a token does not depend on what is computed beside it. Without that
+    /// the text's distribution is the verifier's only approximately, because what is computed beside a
+    /// token follows from the draft.
+    pub batch_invariant: bool,
 }
 
 /// Why a connection is refused and what to do about it.

@@ -130,6 +130,7 @@ fn server() -> impl Strategy<Value = ServerMessage> {
                 max_context,
                 max_draft: MAX_DRAFT as u32,
                 drafts: max_context % 2 == 0,
+                batch_invariant: max_context % 3 == 0,
                 tokenizer
             })
         ),

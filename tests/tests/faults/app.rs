@@ -11,7 +11,7 @@ use std::time::Duration;
 use tandem_device::store::{Message, Status, Store, StoreError};
 use tandem_device::{Begun, Drafter, Event, Finish, GenerateError, Link, Request, generate};
 use tandem_inference::{ChatMessage, DeviceChoice, LoadOptions, Role};
-use tandem_speculation::{RoundTimes, Source, Way};
+use tandem_tests::believe;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -155,8 +155,8 @@ impl Answering<'_> {
     ) -> Result<(), String> {
         let (world, store) = (self.world, self.store);
         let mut oracle = Oracle::new(&world.models, &request);
-        if world.plan.colocated {
-            prefer_colocated(link);
+        if let Some(belief) = world.plan.belief {
+            believe(link, belief);
         }
         let (events, mut inbox) = mpsc::unbounded_channel();
         let cancel = CancellationToken::new();
@@ -261,19 +261,5 @@ impl Answering<'_> {
         } else {
             Err(format!("the store failed without a cause: {e}"))
         }
-    }
-}
-
-/// Tells the planner of rounds that make the edge's own drafts look best.
-fn prefer_colocated(link: &Link) {
-    let mut planner = link.planner().lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    let times = RoundTimes { draft_ms: 400.0, round_trip_ms: 400.0, verify_ms: 200.0 };
-    for _ in 0..8 {
-        planner.drafted(Way::Turns, Source::model(&[0.5; 2]), 0, times, 1, Some(900.0));
-        planner.streamed(Some(200.0));
-    }
-    planner.offer_colocated(true);
-    for _ in 0..8 {
-        planner.written(4, 4, 5, Some(1.0));
     }
 }

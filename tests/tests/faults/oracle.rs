@@ -6,7 +6,7 @@ use tandem_device::{Ahead, Gamma, Mode, Request, RoundRecord};
 use tandem_inference::{KvCache, Logits, Model, Segment, Wanted};
 use tandem_speculation::{
     Alternative, Correction, Distribution, Outcome, Purpose, Randomness, Resolution, Resolver,
-    Sampling, TokenId, dsd_verify, more, process, two_best, verify,
+    Sampling, TokenId, dsd_verify, lookup, more, process, two_best, verify,
 };
 
 /// A model that reads a text from left to right, and again from where it became another.
@@ -152,6 +152,16 @@ impl Oracle {
         (ids, all)
     }
 
+    /// What follows where the text stood before, with no other token possible.
+    fn looked_up(&self, most: usize) -> Result<(Vec<TokenId>, Vec<Distribution>), String> {
+        if most == 0 {
+            return Ok((Vec::new(), Vec::new()));
+        }
+        let found = lookup(&self.text, most).ok_or("a draft was looked up where nothing is")?;
+        let q = found.ids.iter().map(|id| Distribution::Point(*id)).collect();
+        Ok((found.ids, q))
+    }
+
     /// A round of distributed speculation: its outcome, its tokens, and how many were accepted.
     fn round(
         &mut self,
@@ -269,7 +279,11 @@ impl Oracle {
             }
             _ => {
                 let rejected = !matches!(record.outcome, "bonus" | "continue");
-                let (ids, q) = self.draft(accepted + usize::from(rejected));
+                let most = accepted + usize::from(rejected);
+                let (ids, q) = match record.scheme {
+                    "lookup" => self.looked_up(most)?,
+                    _ => self.draft(most),
+                };
                 let open = record.outcome == "continue";
                 let (outcome, mut new, found) = self.round(&ids, &q, open);
                 if record.followed > 0 {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use tandem_device::{Ahead, Gamma, Mode, WhenEdgeLost};
 use tandem_speculation::Sampling;
+use tandem_tests::Belief;
 
 /// Frames from the device, or to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -153,8 +154,10 @@ pub struct Plan {
     pub mode: Mode,
     pub ahead: Ahead,
     pub gamma: Gamma,
-    /// The edge has a drafter of its own, and (in the mode auto) is asked to use it.
+    /// The edge has a drafter of its own.
     pub colocated: bool,
+    /// What the planner is made to believe as an answer begins, so that each way is gone.
+    pub belief: Option<Belief>,
     pub sampling: Sampling,
     /// The drafter is seldom wrong.
     pub near: bool,
@@ -217,7 +220,6 @@ impl Plan {
                 ..Sampling::GREEDY
             },
         };
-        // Drafts by look-up are not in the record, so only the greedy text can be foretold with them.
         let gamma = if sampling == Sampling::GREEDY && dice.percent(30) {
             Gamma::Auto
         } else {
@@ -231,6 +233,7 @@ impl Plan {
             ahead,
             gamma,
             colocated,
+            belief: colocated.then_some(Belief::Colocated),
             sampling,
             near: dice.percent(35),
             questions: 1 + dice.below(2) as usize,
@@ -270,7 +273,26 @@ impl Plan {
             // Files are torn when the program dies.
             plan.steps.insert(1 + dice.below(18) as u32, StepFault::Kill);
         }
+        // Last, so that the other plans are what they were before there was this one.
+        if dice.percent(45) {
+            plan.as_shipped(&mut dice);
+        }
         plan
+    }
+
+    /// The product as it comes: every setting that a user does not touch.
+    fn as_shipped(&mut self, dice: &mut Dice) {
+        (self.mode, self.ahead, self.gamma) = (Mode::Auto, Ahead::No, Gamma::Auto);
+        self.sampling = Sampling::default();
+        self.colocated = dice.percent(40);
+        let n = dice.below(6 + u64::from(self.colocated)) as usize;
+        // The last two are left to what is measured.
+        let led = [Belief::Turns, Belief::Lookup, Belief::Ahead, Belief::Stream, Belief::Colocated];
+        self.belief = match n {
+            4 if !self.colocated => None,
+            n => led.get(n).copied(),
+        };
+        self.max_tokens = 16 + dice.below(24) as usize;
     }
 }
 

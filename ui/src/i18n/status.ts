@@ -29,6 +29,8 @@ export const status = texts({
     drafterTitle: 'Drafter',
     onDevice: (state: string) => `on this device, ${state}`,
     noModel: 'No model known yet',
+    approximate:
+      'Approximate: this edge’s GPU rounds differently with the length of a draft, so drafts change the text a little. The mode “Edge only” does not.',
     bundled: 'bundled with this app',
     remote: 'another machine',
     startAgain: 'Start again',
@@ -62,6 +64,8 @@ export const status = texts({
     drafterTitle: 'Entwerfer',
     onDevice: (state) => `auf diesem Gerät, ${state}`,
     noModel: 'Noch kein Modell bekannt',
+    approximate:
+      'Angenähert: Die GPU dieses Edge rundet je nach Länge des Entwurfs anders, daher ändern Entwürfe den Text ein wenig. „Nur Edge“ tut das nicht.',
     bundled: 'in dieser App enthalten',
     remote: 'ein anderer Rechner',
     startAgain: 'Noch einmal starten',
@@ -95,6 +99,8 @@ export const status = texts({
     drafterTitle: 'Rédacteur',
     onDevice: (state) => `sur cet appareil, ${state}`,
     noModel: 'Aucun modèle connu pour l’instant',
+    approximate:
+      'Approché : le GPU de ce serveur arrondit différemment selon la longueur du brouillon, qui change donc un peu le texte. Le mode « serveur seul » ne le fait pas.',
     bundled: 'inclus dans l’application',
     remote: 'une autre machine',
     startAgain: 'Redémarrer',

@@ -17,6 +17,8 @@ export interface Status {
     model: string | null;
     detail: string | null;
     /** Where pairing again is the remedy; or the app's own edge ends each time it is started. */
+    /** Drafts change its text a little: its verifier is not batch-invariant. */
+    approximate: boolean;
     problem: 'certificate' | 'access' | 'ended' | null;
   };
   drafter: {

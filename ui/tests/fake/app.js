@@ -8,6 +8,7 @@
       url: 'ws://127.0.0.1:7470',
       bundled: true,
       model: 'Qwen2.5 Coder 1.5B Instruct',
+      approximate: false,
       detail: null,
       problem: null,
     },
