@@ -13,6 +13,7 @@ mod colocated;
 mod control;
 mod devices;
 mod edge;
+mod half_closed;
 mod http;
 mod job;
 mod listen;
