@@ -123,10 +123,11 @@ async fn upgrade_control(
 }
 
 /// For somebody who opens the address in a browser.
-async fn hint() -> &'static str {
-    "This is a Tandem edge. Use it from the app or with `tandem chat`; other programs find its \
-     OpenAI-compatible API under /v1 (base URL: http(s)://ADDRESS:PORT/v1), and /health says whether it is \
-     up.\n"
+async fn hint() -> (StatusCode, &'static str) {
+    let text = "This is a Tandem edge. Use it from the app or with `tandem chat`; other programs find its \
+                OpenAI-compatible API under /v1 (base URL: http(s)://ADDRESS:PORT/v1), and /health says \
+                whether it is up.\n";
+    (StatusCode::NOT_FOUND, text)
 }
 
 async fn health(State(app): State<Arc<App>>) -> Response {
