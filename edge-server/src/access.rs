@@ -2,12 +2,14 @@
 
 use crate::devices::{Device, Devices, token_hash};
 use crate::share::Owner;
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::uri::Authority;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
-use tandem_protocol::same;
+use tandem_protocol::{clean_name, same};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
@@ -80,7 +82,55 @@ pub(crate) fn from_a_page(headers: &HeaderMap) -> Result<(), Box<Response>> {
     Err(Box::new((StatusCode::FORBIDDEN, text).into_response()))
 }
 
+/// The token that a request shows: as a bearer, or as other programs' clients name it.
+fn shown(headers: &HeaderMap) -> Option<&str> {
+    let text = |name| headers.get(name).and_then(|v: &HeaderValue| v.to_str().ok());
+    let bearer = text(header::AUTHORIZATION).and_then(|value| {
+        let (scheme, token) = value.trim().split_once(char::is_whitespace)?;
+        scheme.eq_ignore_ascii_case("bearer").then_some(token)
+    });
+    let named = || text(HeaderName::from_static("x-api-key"));
+    let token = bearer.or_else(named).or_else(|| text(HeaderName::from_static("api-key")));
+    token.map(str::trim).filter(|token| !token.is_empty())
+}
+
+/// Whether a request shows anything as its right to be here.
+pub(crate) fn shows_token(headers: &HeaderMap) -> bool {
+    headers.contains_key(header::AUTHORIZATION) || shown(headers).is_some()
+}
+
+/// Whether a request was made to this machine by one of its names: a web page whose own name leads here
+/// (DNS rebinding) says that name.
+fn names_this_machine(headers: &HeaderMap) -> bool {
+    let Some(host) = headers.get(header::HOST) else { return true };
+    let Ok(host) = host.to_str() else { return false };
+    let authority: Option<Authority> = host.parse().ok();
+    let Some(authority) = authority else { return false };
+    let host = authority.host().trim_end_matches('.').to_ascii_lowercase();
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    let loopback = bare.parse().is_ok_and(|ip: IpAddr| ip.to_canonical().is_loopback());
+    loopback || host == "localhost" || host.ends_with(".localhost")
+}
+
 impl Access {
+    /// Whether anyone on this machine may use the edge, without a token.
+    fn is_open(&self) -> bool {
+        self.token.is_none() && self.devices.is_none()
+    }
+
+    /// Refuses what was not meant for an edge that is open to its machine.
+    ///
+    /// # Errors
+    /// With the refusal, if `Host` is no name of this machine.
+    pub(crate) fn meant(&self, headers: &HeaderMap) -> Result<(), Box<Response>> {
+        if !self.is_open() || names_this_machine(headers) {
+            return Ok(());
+        }
+        let text = "this edge serves its own machine without a token, so it answers to 127.0.0.1, ::1 and \
+                    localhost only; use one of them, or start the edge with --token\n";
+        Err(Box::new((StatusCode::MISDIRECTED_REQUEST, text).into_response()))
+    }
+
     pub(crate) fn new(token: Option<&str>, devices: Option<Devices>) -> Arc<Self> {
         let token = token.filter(|t| !t.is_empty()).map(token_hash);
         let access = Arc::new(Self { token, devices, table: Mutex::default() });
@@ -137,7 +187,7 @@ impl Access {
             table.devices.insert(id, entry);
         }
         for entry in old.into_values() {
-            tracing::info!("{} may not use this edge any more", entry.device.name);
+            tracing::info!("{} may not use this edge any more", clean_name(&entry.device.name));
             entry.revoked.cancel();
         }
     }
@@ -145,15 +195,10 @@ impl Access {
     /// Whether this request may pass.
     pub(crate) fn admit(&self, headers: &HeaderMap) -> Result<Pass, Box<Response>> {
         from_a_page(headers)?;
-        if self.token.is_none() && self.devices.is_none() {
+        if self.is_open() {
             return Ok(Pass::free());
         }
-        let shown = headers
-            .get(header::AUTHORIZATION)
-            .and_then(|v| v.to_str().ok())
-            .and_then(|v| v.strip_prefix("Bearer "))
-            .filter(|v| !v.is_empty());
-        if let Some(shown) = shown {
+        if let Some(shown) = shown(headers) {
             let hash = token_hash(shown);
             if self.token.as_ref().is_some_and(|own| same(own.as_bytes(), hash.as_bytes())) {
                 return Ok(Pass::free());
@@ -179,7 +224,8 @@ impl Access {
             "this edge wants a token, and the one shown is missing or wrong; \
              use the token that the edge was started with\n"
         };
-        Err(Box::new((StatusCode::UNAUTHORIZED, text).into_response()))
+        let scheme = [(header::WWW_AUTHENTICATE, "Bearer")];
+        Err(Box::new((StatusCode::UNAUTHORIZED, scheme, text).into_response()))
     }
 
     /// Notes that a device is here, without making it wait.
@@ -187,5 +233,64 @@ impl Access {
         if let (Some(devices), Some(device)) = (self.devices.clone(), pass.device.clone()) {
             tokio::task::spawn_blocking(move || devices.seen(&device));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with(name: &'static str, value: &str) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        headers.insert(name, HeaderValue::from_str(value).expect("a value"));
+        headers
+    }
+
+    #[test]
+    fn a_token_is_read_as_clients_write_it() {
+        for value in ["Bearer T", "bearer T", "BEARER   T ", "  Bearer\tT"] {
+            assert_eq!(shown(&with("authorization", value)), Some("T"), "{value:?}");
+        }
+        assert_eq!(shown(&with("x-api-key", " T ")), Some("T"));
+        assert_eq!(shown(&with("api-key", "T")), Some("T"));
+        for value in ["T", "Bearer", "Bearer  ", "Basic T", "BearerT"] {
+            let headers = with("authorization", value);
+            assert_eq!(shown(&headers), None, "{value:?}");
+            assert!(shows_token(&headers));
+        }
+        assert!(!shows_token(&HeaderMap::new()));
+    }
+
+    #[test]
+    fn an_open_edge_answers_to_this_machines_names_alone() {
+        let open = Access::new(None, None);
+        let secret = Access::new(Some("T"), None);
+        for host in [
+            "localhost",
+            "LOCALHOST:7470",
+            "127.0.0.1:7470",
+            "127.9.9.9",
+            "[::1]:7470",
+            "localhost.",
+            "edge.localhost:80",
+            "[::ffff:127.0.0.1]",
+        ] {
+            assert!(open.meant(&with("host", host)).is_ok(), "{host}");
+        }
+        for host in [
+            "evil.example",
+            "evil.example:7470",
+            "127.0.0.1.evil.example",
+            "localhost.evil.example",
+            "192.168.0.2",
+            "0.0.0.0",
+            "",
+            "a b",
+            "user@127.0.0.1.evil",
+        ] {
+            assert!(open.meant(&with("host", host)).is_err(), "{host}");
+            assert!(secret.meant(&with("host", host)).is_ok());
+        }
+        assert!(open.meant(&HeaderMap::new()).is_ok(), "browsers always say one");
     }
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tandem_protocol::{
     Access as Granted, CertificateId, ControlReply, ControlRequest, EdgeInfo, ErrorCode, Exchange,
-    Proofs, Refused, Side, decode_request, encode_reply,
+    Proofs, Refused, Side, clean_name, decode_request, encode_reply,
 };
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
@@ -21,6 +21,8 @@ const SILENCE: Duration = Duration::from_secs(20);
 const PAIRING: Duration = Duration::from_secs(60);
 /// Control sockets at once; more than one address may have that are nobody's.
 const MOST: usize = 64;
+/// Pairings begun at once.
+const BEGINS: usize = 2;
 
 /// What all control sockets share.
 pub(crate) struct Control {
@@ -30,6 +32,8 @@ pub(crate) struct Control {
     pub info: EdgeInfo,
     pub stop: CancellationToken,
     pub places: Semaphore,
+    /// Pairings that are begun at once: each reads a file and computes on a curve.
+    pub begins: Semaphore,
 }
 
 /// A device in the middle of pairing.
@@ -40,8 +44,8 @@ struct Run {
 }
 
 impl Control {
-    pub(crate) fn places() -> Semaphore {
-        Semaphore::new(MOST)
+    pub(crate) fn places() -> [Semaphore; 2] {
+        [Semaphore::new(MOST), Semaphore::new(BEGINS)]
     }
 
     /// Until the peer leaves, asks for something that it may not have, or is silent. `pass` is what
@@ -52,7 +56,7 @@ impl Control {
         pass: Option<Pass>,
         stranger: Option<Stranger>,
     ) {
-        let _counted = stranger.filter(|_| pass.is_none());
+        let _counted = stranger.clone().filter(|_| pass.is_none());
         let patience = if pass.is_none() { PAIRING } else { Duration::MAX };
         let Ok(_place) = self.places.try_acquire() else {
             let text = "the edge is busy with other devices; try again";
@@ -70,7 +74,9 @@ impl Control {
             };
             let reply = match frame {
                 Ok(Some(Ok(Message::Binary(bytes)))) => match decode_request(&bytes) {
-                    Ok(request) => self.answer(request, pass.as_ref(), &mut run).await,
+                    Ok(request) => {
+                        self.answer(request, pass.as_ref(), stranger.as_ref(), &mut run).await
+                    }
                     Err(e) => refused(ErrorCode::BadMessage, &e.to_string()),
                 },
                 Ok(Some(Ok(Message::Ping(_) | Message::Pong(_)))) => continue,
@@ -88,18 +94,37 @@ impl Control {
         &self,
         request: ControlRequest,
         pass: Option<&Pass>,
+        stranger: Option<&Stranger>,
         run: &mut Option<Run>,
     ) -> ControlReply {
         match (request, pass) {
-            (ControlRequest::Pair { device, share }, _) => match self.begin(device, &share) {
-                Ok((begun, share)) => {
-                    *run = Some(begun);
-                    ControlReply::Share { share }
+            (ControlRequest::Pair { device, share }, _) => {
+                // One that is not proved costs a try of its address.
+                if let Some(wait) = stranger.and_then(Stranger::must_wait) {
+                    let text = format!(
+                        "too many pairings were begun from this address, or wrong tokens shown; try \
+                         again in {} seconds",
+                        wait.as_secs() + 1
+                    );
+                    return refused(ErrorCode::Busy, &text);
                 }
-                Err(reply) => *reply,
-            },
+                stranger.map(Stranger::guessed).unwrap_or_default();
+                match self.begin(device, share).await {
+                    Ok((begun, share)) => {
+                        *run = Some(begun);
+                        ControlReply::Share { share }
+                    }
+                    Err(reply) => *reply,
+                }
+            }
             (ControlRequest::Prove { proof }, _) => match run.take() {
-                Some(run) => self.prove(run, proof).await,
+                Some(run) => {
+                    let reply = self.prove(run, proof).await;
+                    if matches!(reply, ControlReply::Paired(_)) {
+                        stranger.map(Stranger::proved).unwrap_or_default();
+                    }
+                    reply
+                }
                 None => refused(ErrorCode::State, "there is nothing to prove yet"),
             },
             (ControlRequest::Info, Some(pass)) if !pass.revoked.is_cancelled() => {
@@ -112,22 +137,34 @@ impl Control {
         }
     }
 
-    fn begin(&self, device: String, share: &[u8]) -> Result<(Run, Vec<u8>), Box<ControlReply>> {
-        let no = |code, text: &str| Box::new(refused(code, text));
-        let Some((pairing, certificate)) = &self.pairing else {
+    async fn begin(
+        &self,
+        device: String,
+        share: Vec<u8>,
+    ) -> Result<(Run, Vec<u8>), Box<ControlReply>> {
+        fn no(code: ErrorCode, text: &str) -> Box<ControlReply> {
+            Box::new(refused(code, text))
+        }
+        let Some((pairing, certificate)) = self.pairing.clone() else {
             let text = "this edge serves its own machine only, without TLS, and pairs with nothing; \
                         start it with --listen 0.0.0.0:7470 or with --tls";
             return Err(no(ErrorCode::Pairing, text));
         };
-        let (offer, code) = pairing
-            .begin()
-            .map_err(|e| no(ErrorCode::Internal, &internal(&e)))?
-            .map_err(|refusal| no(ErrorCode::Pairing, refusal.text()))?;
-        let (exchange, own) = Exchange::start(Side::Edge, &code);
-        let proofs = exchange
-            .finish(share, certificate, &device)
-            .map_err(|e| no(ErrorCode::BadMessage, &e.to_string()))?;
-        Ok((Run { offer, device, proofs }, own))
+        let turn = self.begins.acquire().await;
+        let _turn = turn.map_err(|e| no(ErrorCode::Internal, &internal(&e)))?;
+        // Reads a file and computes.
+        let begun = tokio::task::spawn_blocking(move || {
+            let (offer, code) = pairing
+                .begin()
+                .map_err(|e| no(ErrorCode::Internal, &internal(&e)))?
+                .map_err(|refusal| no(ErrorCode::Pairing, refusal.text()))?;
+            let (exchange, own) = Exchange::start(Side::Edge, &code);
+            let proofs = exchange
+                .finish(&share, &certificate, &device)
+                .map_err(|e| no(ErrorCode::BadMessage, &e.to_string()))?;
+            Ok((Run { offer, device, proofs }, own))
+        });
+        begun.await.map_err(|e| no(ErrorCode::Internal, &internal(&e)))?
     }
 
     async fn prove(&self, run: Run, shown: [u8; 32]) -> ControlReply {
@@ -146,7 +183,7 @@ impl Control {
         match done.await {
             Ok(Ok(Ok(((device, token), proof)))) => {
                 self.access.refresh();
-                tracing::info!("paired with {}", device.name);
+                tracing::info!("paired with {}", clean_name(&device.name));
                 let edge = self.info.clone();
                 ControlReply::Paired(Granted { proof, device: device.id, token, edge })
             }

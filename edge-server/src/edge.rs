@@ -45,6 +45,8 @@ pub struct Config {
     /// Addresses of balancers, which say with the PROXY protocol, version 2, whose a connection is. Nothing
     /// else is taken from them.
     pub balancers: Vec<IpAddr>,
+    /// Other names by which clients of the OpenAI-compatible API may ask for the model.
+    pub aliases: Vec<String>,
     /// A small model with the same tokenizer, for speculation on the box itself.
     pub drafter: Option<Arc<Model>>,
 }
@@ -62,6 +64,7 @@ impl Config {
             limits,
             connections: 16,
             balancers: Vec::new(),
+            aliases: Vec::new(),
             drafter: None,
         }
     }
@@ -251,23 +254,28 @@ impl Bound {
         let pairing = secured
             .as_ref()
             .map(|s| (Arc::new(Pairing::new(s.folder.clone())), s.identity.certificate));
+        let [places, begins] = Control::places();
         let control = Control {
             access: Arc::clone(&access),
             pairing,
             info,
             stop: over.clone(),
-            places: Control::places(),
+            places,
+            begins,
         };
         let next = Arc::new(AtomicU64::new(1));
+        let aliases = config.aliases.into();
+        let shared_too = Arc::clone(&shared);
         let door =
-            Door::new(Arc::clone(&shared), Arc::clone(&access), tokenizer, Arc::clone(&next));
+            Door::new(shared_too, Arc::clone(&access), tokenizer, Arc::clone(&next), aliases);
         let app = Arc::new(http::App {
             shared: Arc::clone(&shared),
             access: Arc::clone(&access),
             control,
             next,
         });
-        let router = http::router(app).merge(door.router());
+        let meant = axum::middleware::from_fn_with_state(Arc::clone(&access), http::meant);
+        let router = http::router(app).merge(door.router()).layer(meant);
         let stopped = stop.clone();
         let tls = secured.as_ref().map(|s| Arc::clone(&s.identity.server));
         let secure = tls.is_some();

@@ -1,6 +1,6 @@
 //! What the edge answers: WebSocket upgrade, `/healthz`, `/readyz`, `/metrics`.
 
-use crate::access::{Access, Pass, from_a_page};
+use crate::access::{Access, Pass, from_a_page, shows_token};
 use crate::control::Control;
 use crate::socket::{Shared, serve};
 use crate::strangers::Stranger;
@@ -24,12 +24,27 @@ pub(crate) struct App {
     pub next: Arc<AtomicU64>,
 }
 
+/// What was not meant for this edge goes no further.
+pub(crate) async fn meant(
+    State(access): State<Arc<Access>>,
+    request: axum::extract::Request,
+    next: axum::middleware::Next,
+) -> Response {
+    match access.meant(request.headers()) {
+        Ok(()) => next.run(request).await,
+        Err(refused) => crate::openai::refusal(request.uri().path(), *refused).await,
+    }
+}
+
 /// Everything but the open door.
 pub(crate) fn router(app: Arc<App>) -> Router {
     Router::new()
         .route(SOCKET_PATH, get(upgrade))
         .route(CONTROL_PATH, get(upgrade_control))
+        .route("/", get(hint))
+        // Both names are usual.
         .route("/healthz", get(health))
+        .route("/health", get(health))
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics_text))
         .with_state(app)
@@ -87,7 +102,7 @@ async fn upgrade_control(
     }
     let pass: Option<Pass> = match app.access.admit(&headers) {
         Ok(pass) => Some(pass),
-        Err(_) if !headers.contains_key(header::AUTHORIZATION) => None,
+        Err(_) if !shows_token(&headers) => None,
         Err(denied) => return *denied,
     };
     let upgrade = match upgrade.map(|u| u.protocols([CONTROL_SUBPROTOCOL])) {
@@ -105,6 +120,14 @@ async fn upgrade_control(
         .max_message_size(MAX_CONTROL_FRAME)
         .max_frame_size(MAX_CONTROL_FRAME)
         .on_upgrade(move |socket| async move { app.control.serve(socket, pass, stranger).await })
+}
+
+/// For somebody who opens the address in a browser.
+async fn hint() -> (StatusCode, &'static str) {
+    let text = "This is a Tandem edge. Use it from the app or with `tandem chat`; other programs find its \
+                OpenAI-compatible API under /v1 (base URL: http(s)://ADDRESS:PORT/v1), and /health says \
+                whether it is up.\n";
+    (StatusCode::NOT_FOUND, text)
 }
 
 async fn health(State(app): State<Arc<App>>) -> Response {

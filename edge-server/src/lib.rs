@@ -15,6 +15,7 @@ mod control;
 mod devices;
 mod edge;
 mod finish;
+mod half_closed;
 mod http;
 mod job;
 mod kv_budget;

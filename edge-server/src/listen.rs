@@ -4,7 +4,9 @@
 //! connections that have not become a device's yet, in all and for each address (`strangers.rs`), which
 //! a balancer tells where there is one (`balancer.rs`).
 
+use crate::access::shows_token;
 use crate::balancer;
+use crate::half_closed::{Ended, Line, Watched};
 use crate::openai;
 use crate::strangers::{Stranger, Strangers};
 use axum::Router;
@@ -39,6 +41,8 @@ const STRANGERS: usize = 128;
 /// Bytes of a request's head at most, and fields in it.
 const HEAD_BYTES: usize = 64 << 10;
 const HEAD_FIELDS: usize = 64;
+/// How long the answer to a wrong token is held back, from an address that has shown many.
+const PAUSE: Duration = Duration::from_millis(500);
 /// Time for open requests at the end.
 const GRACE: Duration = Duration::from_secs(3);
 /// The first byte of a TLS connection.
@@ -149,26 +153,31 @@ async fn handshake(
     }
 }
 
-/// Answers a request, and learns from the answer who asks. Who guesses tokens is told to wait without
-/// his token being looked at: otherwise the pause would tell a right one from a wrong one.
+/// Answers a request, and learns from the answer who asks.
+///
+/// A token is always looked at, so a right one passes whatever others guess at its address. Once an
+/// address has used up its tries the answer to each further wrong one is held back for [`PAUSE`].
 async fn answer(
     router: TowerToHyperService<Router>,
     stranger: Arc<Mutex<Stranger>>,
     mut request: Request<Incoming>,
 ) -> Result<Response<Body>, Infallible> {
     let known = || stranger.lock().unwrap_or_else(PoisonError::into_inner);
-    let shows = request.headers().contains_key(header::AUTHORIZATION);
-    let wait = if shows { known().must_wait() } else { None };
-    if let Some(wait) = wait {
-        let path = request.uri().path().to_owned();
-        return Ok(openai::refusal(&path, too_many(wait)).await);
-    }
-    let pairs = request.uri().path() == CONTROL_PATH && !shows;
+    let shows = shows_token(request.headers());
+    let path = request.uri().path().to_owned();
+    let pairs = path == CONTROL_PATH && !shows;
     // Held by whoever serves the connection after it became a WebSocket, or not.
     request.extensions_mut().insert(known().clone());
     let response = router.call(request).await?;
     match response.status() {
-        StatusCode::UNAUTHORIZED if shows => known().guessed(),
+        StatusCode::UNAUTHORIZED if shows => {
+            let wait = known().must_wait();
+            known().guessed();
+            if let Some(wait) = wait {
+                tokio::time::sleep(PAUSE).await;
+                return Ok(openai::refusal(&path, too_many(wait)).await);
+            }
+        }
         StatusCode::SWITCHING_PROTOCOLS if !pairs => known().let_in(),
         status if shows && status.is_success() => known().let_in(),
         _ => {}
@@ -179,8 +188,8 @@ async fn answer(
 fn too_many(wait: Duration) -> Response<Body> {
     let seconds = wait.as_secs() + 1;
     let text = format!(
-        "too many wrong tokens came from this address; the edge looks at the next one in {seconds} \
-         seconds. If they were not yours, somebody there is guessing\n"
+        "this token is wrong, and too many wrong tokens came from this address: wait {seconds} seconds \
+         before you show another. A right token is served all the same\n"
     );
     let wait = [(header::RETRY_AFTER, seconds.to_string())];
     (StatusCode::TOO_MANY_REQUESTS, wait, text).into_response()
@@ -195,7 +204,13 @@ async fn http(
     let router = TowerToHyperService::new(router);
     // What is left of it with the connection is dropped with the connection.
     let stranger = Arc::new(Mutex::new(stranger));
-    let service = service_fn(move |request| answer(router.clone(), Arc::clone(&stranger), request));
+    let line = Arc::new(Line::default());
+    let stream = Watched::new(stream, Arc::clone(&line));
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        // Here and not in what is awaited: the end may be read before that begins.
+        request.extensions_mut().insert(Ended::new(&line));
+        answer(router.clone(), Arc::clone(&stranger), request)
+    });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD)

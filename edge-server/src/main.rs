@@ -52,6 +52,9 @@ struct Serve {
     tls: bool,
     #[command(flatten)]
     state: cli::State,
+    /// Another name by which programs may ask for the model (`gpt-4o`, say); may be given several times.
+    #[arg(long, value_name = "NAME")]
+    alias: Vec<String>,
     /// The edge's name for people; the machine's name when absent.
     #[arg(long, value_name = "NAME")]
     name: Option<String>,
@@ -146,6 +149,7 @@ async fn serve(args: Serve) -> Result<()> {
         },
         connections: args.max_connections,
         balancers: args.balancer,
+        aliases: args.alias,
         drafter: None,
     };
     // Before the model is loaded, so that a wrong address is known at once.

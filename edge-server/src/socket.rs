@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tandem_protocol::{
     ClientMessage, ErrorCode, Failure, Hello, PROTOCOL_VERSION, Refused, ServerMessage, Welcome,
-    decode_client, encode_server, short_text,
+    clean_name, decode_client, encode_server, short_text,
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::timeout;
@@ -107,7 +107,11 @@ fn check(hello: &Hello, welcome: &Welcome) -> Option<(ErrorCode, String)> {
     if let Some(wanted) = hello.model.as_ref().filter(|wanted| **wanted != welcome.model) {
         return Some((
             ErrorCode::Model,
-            format!("the device wants the model {wanted}, this edge has {}", welcome.model),
+            format!(
+                "the device wants the model {}, this edge has {}",
+                clean_name(wanted),
+                welcome.model
+            ),
         ));
     }
     if hello.tokenizer != welcome.tokenizer {
@@ -116,7 +120,8 @@ fn check(hello: &Hello, welcome: &Welcome) -> Option<(ErrorCode, String)> {
             format!(
                 "the drafter {} and the verifier {} have different tokenizers and cannot work \
                  together; choose a drafter of the verifier's family",
-                hello.drafter, welcome.model
+                clean_name(&hello.drafter),
+                welcome.model
             ),
         ));
     }

@@ -1,9 +1,9 @@
 //! What an address may do before it is known: hold so many connections that have shown no right to be
 //! here, and try so many tokens.
 //!
-//! A wrong token costs one of a few tries, which come back slowly. Devices that reach the edge through
-//! one address (a router, a balancer) share them, so a right token waits too while somebody guesses
-//! there; connections that stand are not touched.
+//! A wrong token costs one of a few tries, which come back slowly, and so does a pairing that is begun
+//! and not proved. Devices that reach the edge through one address (a router, a balancer) share them. A
+//! right token always passes: it is only the answers to wrong ones that wait, and new pairings.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
@@ -88,7 +88,7 @@ impl Strangers {
 }
 
 impl Stranger {
-    /// How long this address must wait until it may show a token again.
+    /// How long this address must wait until another wrong token is answered at once, or a pairing begun.
     pub(crate) fn must_wait(&self) -> Option<Duration> {
         let mut table = self.all.lock();
         let address = table.get_mut(&self.ip)?;
@@ -97,14 +97,23 @@ impl Stranger {
         (over > 0.0).then(|| TRY.mul_f64(over))
     }
 
-    /// It showed a wrong token.
+    /// It showed a wrong token, or began a pairing.
     pub(crate) fn guessed(&self) {
         let mut table = self.all.lock();
         let address = table.entry(self.ip).or_insert_with(Address::new);
         address.forgive();
-        address.wrong += 1.0;
-        if address.wrong > TRIES - 1.0 && address.wrong <= TRIES {
-            tracing::warn!("{} shows one wrong token after the other", self.ip);
+        let before = address.wrong;
+        // No more than all tries, so that an address is heard again soon after it stops.
+        address.wrong = (before + 1.0).min(TRIES);
+        if before <= TRIES - 1.0 && address.wrong > TRIES - 1.0 {
+            tracing::warn!("{} shows one wrong token or pairing code after the other", self.ip);
+        }
+    }
+
+    /// The pairing that it began was proved.
+    pub(crate) fn proved(&self) {
+        if let Some(address) = self.all.lock().get_mut(&self.ip) {
+            address.wrong = (address.wrong - 1.0).max(0.0);
         }
     }
 

@@ -61,7 +61,7 @@ async fn post(at: SocketAddr, body: &Value) -> Answer {
     let body = body.to_string();
     let mut socket = TcpStream::connect(at).await.expect("a connection");
     let head = format!(
-        "POST /v1/chat/completions HTTP/1.1\r\nHost: edge\r\nConnection: close\r\n\
+        "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\
          Content-Length: {}\r\n\r\n",
         body.len()
     );

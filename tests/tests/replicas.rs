@@ -284,7 +284,7 @@ async fn http_with(
         let mut stream = connector.connect(name, socket.connect(to).await?).await?;
         let length = body.len();
         let head = format!(
-            "{request} HTTP/1.1\r\nHost: edge\r\nConnection: close\r\nContent-Length: {length}\r\n\
+            "{request} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {length}\r\n\
              Authorization: Bearer {token}\r\n\r\n{body}"
         );
         stream.write_all(head.as_bytes()).await?;

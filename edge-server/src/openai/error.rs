@@ -4,6 +4,7 @@ use axum::body::to_bytes;
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
+use std::borrow::Cow;
 use tandem_protocol::ErrorCode;
 
 /// Seconds after which a client may try a busy edge again.
@@ -17,7 +18,7 @@ pub(super) struct ApiError {
     pub status: StatusCode,
     message: String,
     /// The field that is wrong.
-    param: Option<&'static str>,
+    param: Option<Cow<'static, str>>,
     /// For programs.
     code: Option<&'static str>,
     retry: bool,
@@ -34,7 +35,7 @@ struct Fields<'a> {
     message: &'a str,
     #[serde(rename = "type")]
     kind: &'static str,
-    param: Option<&'static str>,
+    param: Option<&'a str>,
     code: Option<&'static str>,
 }
 
@@ -45,6 +46,13 @@ impl ApiError {
 
     /// A request that cannot be understood or asks for what is not offered; `param` is the field.
     pub(super) fn invalid(param: Option<&'static str>, message: impl Into<String>) -> Self {
+        let param = param.map(Cow::Borrowed);
+        Self { param, ..Self::new(StatusCode::BAD_REQUEST, None, message) }
+    }
+
+    /// A field that is not offered, of whatever name.
+    pub(super) fn refused(param: &str, message: impl Into<String>) -> Self {
+        let param = Some(Cow::Owned(param.to_owned()));
         Self { param, ..Self::new(StatusCode::BAD_REQUEST, None, message) }
     }
 
@@ -53,17 +61,28 @@ impl ApiError {
         let wanted: String = wanted.chars().take(100).collect();
         let text = format!("the model `{wanted}` is not here; this edge serves `{served}`");
         let error = Self::new(StatusCode::NOT_FOUND, Some("model_not_found"), text);
-        Self { param: Some("model"), ..error }
+        Self { param: Some("model".into()), ..error }
     }
 
     pub(super) fn not_found() -> Self {
-        let text = "there is nothing here; this edge has /v1/models and /v1/chat/completions";
+        let text = "There is nothing at this path. The OpenAI-compatible API of this edge is under /v1 \
+                    (base URL: http(s)://ADDRESS:PORT/v1): /v1/models and /v1/chat/completions; \
+                    /health says whether it is up.";
         Self::new(StatusCode::NOT_FOUND, Some("unknown_url"), text)
     }
 
     pub(super) fn method() -> Self {
         let text = "this method is not for this path; completions are POST, models are GET";
         Self::new(StatusCode::METHOD_NOT_ALLOWED, Some("method_not_allowed"), text)
+    }
+
+    pub(super) fn encoded(encoding: &str) -> Self {
+        let encoding: String = encoding.chars().take(40).collect();
+        let text = format!(
+            "the request's body is encoded ({encoding}), which this edge does not read; send it as \
+             plain JSON, without `Content-Encoding`"
+        );
+        Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, Some("unsupported_encoding"), text)
     }
 
     pub(super) fn too_large(most: usize) -> Self {
@@ -82,7 +101,7 @@ impl ApiError {
 
     pub(super) fn context_full(message: impl Into<String>) -> Self {
         let error = Self::new(StatusCode::BAD_REQUEST, Some("context_length_exceeded"), message);
-        Self { param: Some("messages"), ..error }
+        Self { param: Some("messages".into()), ..error }
     }
 
     pub(super) fn busy(message: impl Into<String>) -> Self {
@@ -144,7 +163,7 @@ impl ApiError {
             _ => "invalid_request_error",
         };
         let Self { message, param, code, .. } = self;
-        let error = Fields { message, kind, param: *param, code: *code };
+        let error = Fields { message, kind, param: param.as_deref(), code: *code };
         serde_json::to_string(&Form { error }).unwrap_or_default()
     }
 }

@@ -7,19 +7,23 @@
 
 mod answer;
 mod error;
+mod fields;
 mod generation;
+mod half_closed;
+mod refused;
 mod request;
 mod text;
 
 use crate::access::{Access, Pass};
+use crate::half_closed::Ended;
 use crate::socket::Shared;
 use answer::Answer;
-use axum::Router;
 use axum::body::Body;
 use axum::extract::{Path, State};
-use axum::http::HeaderMap;
+use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use axum::{Extension, Router};
 use error::ApiError;
 use futures_util::StreamExt;
 use generation::Generation;
@@ -48,6 +52,8 @@ pub(crate) struct Door {
     pub tokenizer: Arc<Tokenizer>,
     /// Numbers connections, together with those of devices.
     pub next: Arc<AtomicU64>,
+    /// Other names of the model.
+    aliases: Arc<[String]>,
     readers: Arc<Semaphore>,
     /// Seconds since the epoch.
     started: u64,
@@ -59,20 +65,21 @@ impl Door {
         access: Arc<Access>,
         tokenizer: Arc<Tokenizer>,
         next: Arc<AtomicU64>,
+        aliases: Arc<[String]>,
     ) -> Self {
         let readers = Arc::new(Semaphore::new(READERS));
         let started = crate::state::now_ms() / 1000;
-        Self { shared, access, tokenizer, next, readers, started }
+        Self { shared, access, tokenizer, next, aliases, readers, started }
     }
 
-    /// The paths under `/v1` that are no sockets.
+    /// The paths under `/v1` that are no sockets, and what is said where there is nothing.
     pub(crate) fn router(self) -> Router {
         Router::new()
             .route("/v1/models", get(models))
-            .route("/v1/models/{model}", get(model))
+            .route("/v1/models/{*model}", get(model))
             .route("/v1/chat/completions", post(completions))
-            .route("/v1/{*rest}", get(nothing).fallback(nothing))
             .method_not_allowed_fallback(async || ApiError::method())
+            .fallback(nothing)
             .with_state(Arc::new(self))
     }
 
@@ -86,12 +93,35 @@ impl Door {
         }
     }
 
-    fn model(&self) -> serde_json::Value {
-        let (id, created) = (&self.shared.welcome.model, self.started);
-        json!({ "id": id, "object": "model", "created": created, "owned_by": "tandem" })
+    fn served(&self) -> Served<'_> {
+        let welcome = &self.shared.welcome;
+        let context = welcome.max_context as usize;
+        let (model, aliases) = (welcome.model.as_str(), &*self.aliases);
+        Served { model, aliases, tokenizer: &self.tokenizer, context }
     }
 
-    async fn complete(&self, pass: Pass, body: Body) -> Result<Response, ApiError> {
+    /// The model under one of its names, with its context's length as vLLM and llama-server say it.
+    fn model(&self, id: &str) -> serde_json::Value {
+        let welcome = &self.shared.welcome;
+        let context = welcome.max_context;
+        json!({
+            "id": id,
+            "object": "model",
+            "created": self.started,
+            "owned_by": "tandem",
+            "root": welcome.model,
+            "max_model_len": context,
+            "context_length": context,
+            "meta": { "n_ctx": context, "n_vocab": welcome.vocab },
+        })
+    }
+
+    async fn complete(
+        self: Arc<Self>,
+        pass: Pass,
+        headers: HeaderMap,
+        body: Body,
+    ) -> Result<Response, ApiError> {
         if self.shared.draining.is_cancelled() {
             return Err(ApiError::stopping());
         }
@@ -101,16 +131,14 @@ impl Door {
         let own = Arc::clone(&pass.places).try_acquire_owned();
         let many = "this device has too many connections; wait until an answer ends";
         let own = own.map_err(|_| ApiError::busy(many))?;
+        plain(&headers)?;
         let bytes = timeout(BODY, receive(body)).await.map_err(|_| ApiError::too_slow())??;
-        let welcome = &self.shared.welcome;
-        let (model, context) = (welcome.model.clone(), welcome.max_context as usize);
-        let tokenizer = Arc::clone(&self.tokenizer);
         let turn = Arc::clone(&self.readers).acquire_owned().await;
         let turn = turn.map_err(|_| ApiError::stopping())?;
+        let door = Arc::clone(&self);
         let reading = tokio::task::spawn_blocking(move || {
             let _turn = turn;
-            let served = Served { model: &model, tokenizer: &tokenizer, context };
-            request::read(&bytes, &served)
+            request::read(&bytes, &door.served())
         });
         let request =
             reading.await.map_err(|_| ApiError::internal("the text cannot be read"))??;
@@ -119,8 +147,20 @@ impl Door {
         let connection = self.next.fetch_add(1, Ordering::Relaxed);
         let generation =
             Generation::start(&self.shared, connection, pass, [place, own], request.order).await?;
-        let answer = Answer::begin(welcome.model.clone(), generation, text, prompt).await?;
+        let model = self.shared.welcome.model.clone();
+        let answer = Answer::begin(model, generation, text, prompt).await?;
         if request.stream { Ok(answer.stream(request.usage)) } else { answer.whole().await }
+    }
+}
+
+/// That the body is as it is meant, not compressed.
+fn plain(headers: &HeaderMap) -> Result<(), ApiError> {
+    let Some(encoding) = headers.get(header::CONTENT_ENCODING) else { return Ok(()) };
+    let encoding = String::from_utf8_lossy(encoding.as_bytes()).trim().to_ascii_lowercase();
+    if matches!(encoding.as_str(), "" | "identity") {
+        Ok(())
+    } else {
+        Err(ApiError::encoded(&encoding))
     }
 }
 
@@ -152,18 +192,37 @@ async fn receive(body: Body) -> Result<Vec<u8>, ApiError> {
     if total > MAX_BODY { Err(ApiError::too_large(MAX_BODY)) } else { Ok(bytes) }
 }
 
-async fn completions(State(door): State<Arc<Door>>, headers: HeaderMap, body: Body) -> Response {
+async fn completions(
+    State(door): State<Arc<Door>>,
+    ended: Option<Extension<Ended>>,
+    headers: HeaderMap,
+    body: Body,
+) -> Response {
+    let ended = ended.map(|Extension(ended)| ended);
+    let metrics = Arc::clone(&door.shared.metrics);
     let response = match door.admit(&headers).await {
-        Ok(pass) => door.complete(pass, body).await.unwrap_or_else(IntoResponse::into_response),
+        Ok(pass) => {
+            let work = async move {
+                let done = door.complete(pass, headers, body).await;
+                done.unwrap_or_else(IntoResponse::into_response)
+            };
+            half_closed::answered(ended, work).await
+        }
         Err(refusal) => refusal,
     };
-    door.shared.metrics.chat_request(response.status().as_u16());
+    metrics.chat_request(response.status().as_u16());
     response
 }
 
 async fn models(State(door): State<Arc<Door>>, headers: HeaderMap) -> Response {
     match door.admit(&headers).await {
-        Ok(_) => answer::json(&json!({ "object": "list", "data": [door.model()] })),
+        Ok(_) => {
+            let served = door.served();
+            let names =
+                std::iter::once(served.model).chain(served.aliases.iter().map(String::as_str));
+            let data: Vec<_> = names.map(|name| door.model(name)).collect();
+            answer::json(&json!({ "object": "list", "data": data }))
+        }
         Err(refusal) => refusal,
     }
 }
@@ -173,17 +232,17 @@ async fn model(
     Path(wanted): Path<String>,
     headers: HeaderMap,
 ) -> Response {
-    let served = &door.shared.welcome.model;
+    let served = door.served();
     match door.admit(&headers).await {
-        Ok(_) if wanted == *served => answer::json(&door.model()),
-        Ok(_) => ApiError::unknown_model(&wanted, served).into_response(),
+        Ok(_) if request::is_called(&wanted, served.model, served.aliases) => {
+            answer::json(&door.model(&wanted))
+        }
+        Ok(_) => ApiError::unknown_model(&wanted, served.model).into_response(),
         Err(refusal) => refusal,
     }
 }
 
-async fn nothing(State(door): State<Arc<Door>>, headers: HeaderMap) -> Response {
-    match door.admit(&headers).await {
-        Ok(_) => ApiError::not_found().into_response(),
-        Err(refusal) => refusal,
-    }
+/// Says where there is something. Of what there is nothing is told, so nobody has to show a right.
+async fn nothing() -> Response {
+    ApiError::not_found().into_response()
 }

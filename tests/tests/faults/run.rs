@@ -429,7 +429,7 @@ fn damage(path: &Path, torn: Torn) -> Result<bool, String> {
 async fn figures(edge: SocketAddr) -> Result<(u64, u64, u64, u64), String> {
     let text = async {
         let mut socket = TcpStream::connect(edge).await?;
-        let request = "GET /metrics HTTP/1.1\r\nHost: edge\r\nConnection: close\r\n\r\n";
+        let request = "GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
         socket.write_all(request.as_bytes()).await?;
         let mut text = String::new();
         socket.read_to_string(&mut text).await?;

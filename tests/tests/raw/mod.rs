@@ -117,7 +117,7 @@ pub async fn refusal(
 /// Body of a plain request.
 pub async fn get(at: SocketAddr, path: &str) -> String {
     let mut socket = TcpStream::connect(at).await.expect("a connection");
-    let request = format!("GET {path} HTTP/1.1\r\nHost: edge\r\nConnection: close\r\n\r\n");
+    let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
     socket.write_all(request.as_bytes()).await.expect("sent");
     let mut answer = String::new();
     socket.read_to_string(&mut answer).await.expect("text");

@@ -54,7 +54,8 @@ pub async fn http(from: IpAddr, edge: SocketAddr, path: &str, token: Option<&str
 pub async fn http_over(stream: TcpStream, path: &str, token: Option<&str>) -> String {
     let Ok(mut stream) = tls_over(stream).await else { return String::new() };
     let token = token.map_or_else(String::new, |t| format!("Authorization: Bearer {t}\r\n"));
-    let request = format!("GET {path} HTTP/1.1\r\nHost: edge\r\nConnection: close\r\n{token}\r\n");
+    let request =
+        format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{token}\r\n");
     let _ = stream.write_all(request.as_bytes()).await;
     let mut answer = Vec::new();
     let _ = timeout(PATIENCE, stream.read_to_end(&mut answer)).await.expect("an end");
