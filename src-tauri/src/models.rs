@@ -97,7 +97,7 @@ pub(crate) struct ModelView {
     file: String,
     /// `drafter` or `verifier` when it is used as such.
     role: Option<&'static str>,
-    /// `None` for an imported file, as all that only the catalogue knows.
+    /// `None` for a file that the catalogue does not know, as all that only it knows.
     family: Option<String>,
     licence: Option<String>,
     parameters: String,
@@ -185,22 +185,29 @@ fn known(app: &App, entry: &Entry, choice: &Choice) -> ModelView {
     }
 }
 
-fn imported(file: Installed, choice: &Choice) -> ModelView {
+fn imported(app: &App, file: Installed, choice: &Choice) -> ModelView {
     let Installed { name, path, bytes, .. } = file;
     let facts = Facts::read(&path);
     let count = facts.as_ref().map_or(0.0, |f| f.parameters as f64);
+    // The catalogue's file under another name is called what the catalogue calls it.
+    let twin = catalogue().iter().find(|e| facts.is_ok() && app.models.bytes(e) == (bytes, true));
     ModelView {
         role: choice.role(&name),
         file: path.file_name().map_or_else(String::new, |f| f.to_string_lossy().into_owned()),
         name,
-        family: None,
-        licence: None,
-        parameters: match count {
-            0.0 => String::new(),
-            n if n < 1e9 => format!("{:.0}M", n / 1e6),
-            n => format!("{:.1}B", n / 1e9),
+        family: twin.map(|e| e.family.clone()),
+        licence: twin.map(|e| e.licence.clone()),
+        parameters: match (twin, count) {
+            (Some(e), _) => e.parameters.clone(),
+            (_, 0.0) => String::new(),
+            (_, n) if n < 1e9 => format!("{:.0}M", n / 1e6),
+            (_, n) => format!("{:.1}B", n / 1e9),
         },
-        quantisation: facts.as_ref().map_or_else(|_| String::new(), |f| f.quantisation.clone()),
+        quantisation: match (twin, &facts) {
+            (Some(e), _) => e.quantisation.clone(),
+            (_, Ok(facts)) => facts.quantisation.clone(),
+            (_, Err(_)) => String::new(),
+        },
         context: facts.as_ref().map_or(0, |f| f.max_context),
         bytes,
         exact: true,
@@ -319,7 +326,7 @@ pub(crate) async fn models_list(app: Shared<'_>) -> Answer<Vec<ModelView>> {
 fn view(app: &App, name: &str, choice: &Choice) -> Option<ModelView> {
     match entry(name) {
         Some(entry) => Some(known(app, entry, choice)),
-        None => app.models.find(name).map(|file| imported(file, choice)),
+        None => app.models.find(name).map(|file| imported(app, file, choice)),
     }
 }
 
@@ -327,7 +334,7 @@ fn views(app: &App, choice: &Choice) -> Vec<ModelView> {
     let listed = catalogue().iter().filter(|e| !e.test || app.models.state(e) == FileState::Ready);
     let own = app.models.installed().into_iter().filter(|i| i.entry.is_none());
     let listed = listed.map(|e| known(app, e, choice));
-    listed.chain(own.map(|file| imported(file, choice))).collect()
+    listed.chain(own.map(|file| imported(app, file, choice))).collect()
 }
 
 fn overview(app: &App) -> Overview {

@@ -146,6 +146,8 @@ test(
 test('an imported file is refused beside another tokenizer', { timeout: 60_000 }, async () => {
   await press(id('model-import'));
   await page.until('the imported model', async () => (await stateOf('own-small')) === 'ready', 30);
+  // It is the catalogue's file, and is called so; what it holds is mostly of other formats.
+  assert.match(await page.text(await page.one(`${row('own-small')} .muted`)), /^135M · Q4_1 · .*Apache/);
   await choose('own-drafter', 'own-small');
   await choose('own-verifier', VERIFIER);
   const problem = await page.until('a problem', () => page.one(id('own-problem')), 15);

@@ -109,7 +109,7 @@ export interface ModelEntry {
   /** What the app uses it as; null when it does not. */
   role: 'drafter' | 'verifier' | null;
   bytes: number;
-  /** null for an imported file, as all that only the catalogue knows. */
+  /** null for a file that the catalogue does not know, as all that only it knows. */
   licence: string | null;
   state: 'missing' | 'partial' | 'downloading' | 'verifying' | 'ready' | 'failed';
   haveBytes: number;
