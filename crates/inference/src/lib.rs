@@ -24,7 +24,7 @@ pub use error::Error;
 pub use facts::{Facts, available_memory, memory};
 pub use model::{DeviceChoice, LoadOptions, Logits, Model, ModelInfo, Segment, Wanted};
 pub use tandem_kernels::KvFormat;
-pub use tokenizer::{ChatMessage, Detokenizer, Role, Tokenizer};
+pub use tokenizer::{ChatMessage, Conversation, Detokenizer, Role, Tokenizer};
 
 #[cfg(test)]
 mod tests {

@@ -1,5 +1,6 @@
 //! Tokenizer and chat template, both out of the GGUF file.
 
+mod chat;
 mod encoder;
 mod merge;
 mod rules;
@@ -8,38 +9,16 @@ mod vocabulary;
 
 use crate::Error;
 use crate::gguf::Gguf;
-use crate::template::Template;
+use chat::Chat;
 use encoder::{Encoder, Pieces};
-use minijinja::context;
-use serde::{Deserialize, Serialize};
 use specials::{Special, Specials};
 use std::ops::Range;
 use std::sync::Arc;
 use tandem_speculation::TokenId;
 use vocabulary::Vocabulary;
 
+pub use chat::{ChatMessage, Conversation, Role};
 pub(crate) use vocabulary::{fingerprint, size};
-
-/// Who says a message.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Role {
-    /// Instructions for the whole conversation.
-    System,
-    /// The person.
-    User,
-    /// The model.
-    Assistant,
-}
-
-/// One message of a conversation.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ChatMessage {
-    /// Who says it.
-    pub role: Role,
-    /// What they say.
-    pub content: String,
-}
 
 /// Text to ids and back.
 pub struct Tokenizer {
@@ -52,21 +31,16 @@ pub struct Tokenizer {
     bos: Option<TokenId>,
     add_bos: bool,
     fingerprint: [u8; 32],
-    template: Option<Template>,
-    bos_text: String,
-    eos_text: String,
+    /// How a conversation is written; `None` if the model does not say.
+    chat: Option<Chat>,
 }
-
-/// Text that stands for what a person typed while a template is rendered. Private-use characters
-/// that no template has; if a person typed them they are only text.
-const MARK: char = '\u{F5A1E}';
 
 impl Tokenizer {
     pub(crate) fn from_gguf(file: &Gguf) -> Result<Self, Error> {
         let failed = |reason: String| file.bad(format!("its tokenizer cannot be read: {reason}"));
         let vocabulary = Vocabulary::read(file)?;
-        let template = file.text("tokenizer.chat_template")?.map(Template::new).transpose();
-        let template = template.map_err(|e| failed(format!("its chat template: {e}")))?;
+        let chat = file.text("tokenizer.chat_template")?;
+        let chat = chat.map(|source| Chat::new(source, &vocabulary)).transpose();
         let whole = vocabulary.tokens.iter().zip(&vocabulary.kinds).enumerate();
         let whole = whole.filter(|(_, (text, kind))| kind.is_whole() && !text.is_empty());
         let whole: Vec<Special> = whole
@@ -76,18 +50,18 @@ impl Tokenizer {
                 control: kind.is_control(),
             })
             .collect();
-        Ok(Self {
+        let mut made = Self {
             specials: Specials::new(&whole).map_err(|e| failed(e.to_string()))?,
             pieces: Pieces::new(&vocabulary),
             fingerprint: fingerprint(file)?,
-            bos_text: vocabulary.text(vocabulary.bos),
-            eos_text: vocabulary.text(vocabulary.eos),
             bos: vocabulary.bos,
             add_bos: vocabulary.add_bos,
             ends: vocabulary.ends.clone(),
-            template,
+            chat: chat.map_err(|reason| file.bad(reason))?,
             encoder: Encoder::new(vocabulary).map_err(failed)?,
-        })
+        };
+        made.try_chat().map_err(|reason| file.bad(reason))?;
+        Ok(made)
     }
 
     /// SHA-256 over the whole vocabulary, merges and special tokens.
@@ -98,7 +72,7 @@ impl Tokenizer {
 
     /// Whether the model says how a conversation is written.
     pub(crate) fn has_template(&self) -> bool {
-        self.template.is_some()
+        self.chat.is_some()
     }
 
     /// Tokens in the vocabulary.
@@ -145,61 +119,6 @@ impl Tokenizer {
             self.encoder.encode(&text[from..], true, &mut ids).map_err(failed)?;
         }
         Ok(ids.into_iter().map(TokenId).collect())
-    }
-
-    /// The ids of a conversation, rendered by the model's own template and ready for the answer.
-    /// Special tokens that a person typed are text, not control.
-    ///
-    /// # Errors
-    /// If the template fails or the text cannot be encoded.
-    pub fn encode_chat(&self, messages: &[ChatMessage]) -> Result<Vec<TokenId>, Error> {
-        let Some(template) = &self.template else {
-            return Err(Error::Tokenizer(
-                "this model has no chat template; use an instruct model".into(),
-            ));
-        };
-        // Each message is rendered as a mark and put in afterwards, so that what a person typed
-        // passes neither the template's syntax nor the recognition of special tokens.
-        let marked: Vec<ChatMessage> = messages
-            .iter()
-            .enumerate()
-            .map(|(i, m)| ChatMessage { role: m.role, content: format!("{MARK}{i}{MARK}") })
-            .collect();
-        let told = context! {
-            messages => marked,
-            add_generation_prompt => true,
-            // Qwen3 would think aloud, in the answer.
-            enable_thinking => false,
-            bos_token => self.bos_text,
-            eos_token => self.eos_text,
-        };
-        let rendered = template
-            .render(messages.len(), told)
-            .map_err(|e| Error::Tokenizer(format!("the model's chat template failed: {e}")))?;
-        let (mut text, mut typed) = (String::new(), Vec::new());
-        for (i, piece) in rendered.split(MARK).enumerate() {
-            if i % 2 == 0 {
-                text.push_str(piece);
-                continue;
-            }
-            let message = piece.parse().ok().and_then(|i: usize| messages.get(i));
-            let message = message
-                .ok_or_else(|| Error::Tokenizer("the chat template garbled a message".into()))?;
-            let from = text.len();
-            text.push_str(&message.content);
-            if from < text.len() {
-                typed.push(from..text.len());
-            }
-        }
-        let outside = |at: &Range<usize>| {
-            let next = typed.partition_point(|t: &Range<usize>| t.end <= at.start);
-            typed.get(next).is_none_or(|t| at.end <= t.start)
-        };
-        let mut ids = self.encode_where(&text, &outside)?;
-        if self.add_bos && ids.first() != self.bos.as_ref() {
-            ids.splice(0..0, self.bos);
-        }
-        Ok(ids)
     }
 
     /// A streaming decoder.
