@@ -100,15 +100,14 @@ impl Control {
         match (request, pass) {
             (ControlRequest::Pair { device, share }, _) => {
                 // One that is not proved costs a try of its address.
-                if let Some(wait) = stranger.and_then(Stranger::must_wait) {
+                if let Some(wait) = stranger.and_then(Stranger::must_wait_to_pair) {
                     let text = format!(
-                        "too many pairings were begun from this address, or wrong tokens shown; try \
-                         again in {} seconds",
+                        "too many pairings were begun from this address; try again in {} seconds",
                         wait.as_secs() + 1
                     );
                     return refused(ErrorCode::Busy, &text);
                 }
-                stranger.map(Stranger::guessed).unwrap_or_default();
+                stranger.map(Stranger::began).unwrap_or_default();
                 match self.begin(device, share).await {
                     Ok((begun, share)) => {
                         *run = Some(begun);

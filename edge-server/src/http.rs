@@ -36,6 +36,11 @@ pub(crate) async fn meant(
     }
 }
 
+/// Whether a path is answered without a look at who asks.
+pub(crate) fn is_public(path: &str) -> bool {
+    matches!(path, "/healthz" | "/health" | "/readyz")
+}
+
 /// Everything but the open door.
 pub(crate) fn router(app: Arc<App>) -> Router {
     Router::new()

@@ -7,6 +7,7 @@
 use crate::access::shows_token;
 use crate::balancer;
 use crate::half_closed::{Ended, Line, Watched};
+use crate::http::is_public;
 use crate::openai;
 use crate::strangers::{Stranger, Strangers};
 use axum::Router;
@@ -179,7 +180,8 @@ async fn answer(
             }
         }
         StatusCode::SWITCHING_PROTOCOLS if !pairs => known().let_in(),
-        status if shows && status.is_success() => known().let_in(),
+        // What anyone may see says nothing about who asks.
+        status if shows && status.is_success() && !is_public(&path) => known().let_in(),
         _ => {}
     }
     Ok(response)

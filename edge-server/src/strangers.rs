@@ -26,18 +26,22 @@ struct Address {
     waiting: usize,
     /// Wrong tokens that are not forgiven, as of `at`.
     wrong: f64,
+    /// The same for pairings that were begun and not proved.
+    begun: f64,
     at: Instant,
 }
 
 impl Address {
     fn new() -> Self {
-        Self { waiting: 0, wrong: 0.0, at: Instant::now() }
+        Self { waiting: 0, wrong: 0.0, begun: 0.0, at: Instant::now() }
     }
 
     fn forgive(&mut self) {
         let now = Instant::now();
         let since = now.duration_since(self.at).as_secs_f64() / TRY.as_secs_f64();
-        (self.wrong, self.at) = ((self.wrong - since).max(0.0), now);
+        self.wrong = (self.wrong - since).max(0.0);
+        self.begun = (self.begun - since).max(0.0);
+        self.at = now;
     }
 }
 
@@ -88,16 +92,25 @@ impl Strangers {
 }
 
 impl Stranger {
-    /// How long this address must wait until another wrong token is answered at once, or a pairing begun.
+    /// How long this address must wait until another wrong token is answered at once.
     pub(crate) fn must_wait(&self) -> Option<Duration> {
+        self.over(|address| address.wrong)
+    }
+
+    /// How long it must wait until it may begin another pairing.
+    pub(crate) fn must_wait_to_pair(&self) -> Option<Duration> {
+        self.over(|address| address.begun)
+    }
+
+    fn over(&self, tries: impl Fn(&Address) -> f64) -> Option<Duration> {
         let mut table = self.all.lock();
         let address = table.get_mut(&self.ip)?;
         address.forgive();
-        let over = address.wrong - (TRIES - 1.0);
+        let over = tries(address) - (TRIES - 1.0);
         (over > 0.0).then(|| TRY.mul_f64(over))
     }
 
-    /// It showed a wrong token, or began a pairing.
+    /// It showed a wrong token.
     pub(crate) fn guessed(&self) {
         let mut table = self.all.lock();
         let address = table.entry(self.ip).or_insert_with(Address::new);
@@ -106,14 +119,22 @@ impl Stranger {
         // No more than all tries, so that an address is heard again soon after it stops.
         address.wrong = (before + 1.0).min(TRIES);
         if before <= TRIES - 1.0 && address.wrong > TRIES - 1.0 {
-            tracing::warn!("{} shows one wrong token or pairing code after the other", self.ip);
+            tracing::warn!("{} shows one wrong token after the other", self.ip);
         }
+    }
+
+    /// It began a pairing.
+    pub(crate) fn began(&self) {
+        let mut table = self.all.lock();
+        let address = table.entry(self.ip).or_insert_with(Address::new);
+        address.forgive();
+        address.begun = (address.begun + 1.0).min(TRIES);
     }
 
     /// The pairing that it began was proved.
     pub(crate) fn proved(&self) {
         if let Some(address) = self.all.lock().get_mut(&self.ip) {
-            address.wrong = (address.wrong - 1.0).max(0.0);
+            address.begun = (address.begun - 1.0).max(0.0);
         }
     }
 
@@ -135,7 +156,7 @@ fn key(table: &mut HashMap<IpAddr, Address>, ip: IpAddr) -> IpAddr {
     if table.len() >= ADDRESSES && !table.contains_key(&ip) {
         table.retain(|_, address| {
             address.forgive();
-            address.waiting > 0 || address.wrong > 0.0
+            address.waiting > 0 || address.wrong > 0.0 || address.begun > 0.0
         });
         if table.len() >= ADDRESSES {
             return IpAddr::V6(Ipv6Addr::UNSPECIFIED);

@@ -202,7 +202,7 @@ class Refusals(unittest.TestCase):
             (openai.NotFoundError, 404, "model_not_found", "model", {"model": "gpt-4"}),
             (bad, 400, None, "n", {"n": 2}),
             (bad, 400, None, "messages", {"messages": []}),
-            (bad, 400, None, "stop", {"stop": [""]}),
+            (bad, 400, None, "stop", {"stop": ["x" * 1000]}),
             (bad, 400, None, "tools", {"tools": [{"type": "function", "function": {"name": "f"}}]}),
             (bad, 400, "context_length_exceeded", "messages",
              {"messages": [{"role": "user", "content": "fox " * 2 * CONTEXT}]}),

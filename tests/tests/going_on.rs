@@ -81,7 +81,13 @@ fn free() -> u16 {
 }
 
 async fn small_edge(port: u16, context: usize) -> Edge {
-    let limits = Limits { context, sessions: 8, kv_bytes: 1 << 30, idle: Duration::from_secs(60) };
+    let limits = Limits {
+        context,
+        sessions: 8,
+        kv_bytes: 1 << 30,
+        idle: Duration::from_secs(60),
+        wait: Duration::from_secs(60),
+    };
     let at: SocketAddr = ([127, 0, 0, 1], port).into();
     let config = tandem_edge::Config { listen: at, ..tandem_edge::Config::local("test", limits) };
     let model = tandem_inference::Model::load(&tandem_tests::file(OTHER), &LoadOptions::default());

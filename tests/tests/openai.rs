@@ -158,9 +158,10 @@ async fn texts_beyond_the_context_are_refused_in_the_words_that_clients_read() {
     assert!(text.ends_with(" tokens. Please reduce the length of the messages."), "{text}");
     // A text that is far too long is not encoded to its end: so the count is a least one, and small.
     let body = of("a b ".repeat((19 << 20) / 10 / 4));
+    let short = question(json!({}));
     let (many, hello) = tokio::join!(
         futures_util::future::join_all((0..8).map(|_| post(at, &body))),
-        post(at, &question(json!({}))),
+        post(at, &short),
     );
     assert_eq!(hello.status, 200, "{}", hello.body);
     for refused in many {

@@ -37,6 +37,25 @@ pub(super) fn is_nothing(value: &Value) -> bool {
     }
 }
 
+/// Values of a request at most: a few bytes of JSON may take a hundred of memory. As many as the most
+/// messages with some parts each.
+const MAX_PIECES: usize = 50_000;
+
+/// At least how many values a text in JSON has, less one: what separates them outside of strings.
+fn pieces(json: &[u8]) -> usize {
+    let (mut count, mut inside, mut escaped) = (0, false, false);
+    for byte in json {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if inside => escaped = true,
+            b'"' => inside = !inside,
+            b',' | b'{' | b'[' if !inside => count += 1,
+            _ => {}
+        }
+    }
+    count
+}
+
 impl Fields {
     /// Those of a request's body.
     ///
@@ -45,6 +64,10 @@ impl Fields {
     pub(super) fn of_body(bytes: &[u8]) -> Result<Self, ApiError> {
         let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
         let refuse = |text: String| ApiError::invalid(None, text);
+        if pieces(bytes) > MAX_PIECES {
+            let text = format!("the request has more than {MAX_PIECES} values; shorten it");
+            return Err(refuse(text));
+        }
         let value = serde_json::from_slice(bytes).map_err(|e| {
             let at = format!("line {}, column {}", e.line(), e.column());
             refuse(format!("the request is not valid JSON in UTF-8 ({at}); send one JSON object"))
@@ -164,6 +187,19 @@ mod tests {
         for wrong in [json!(3.5), json!("3"), json!([3]), json!({}), json!(true)] {
             assert_eq!(whole(wrong.clone()), None, "{wrong}");
         }
+    }
+
+    #[test]
+    fn many_small_values_are_refused_before_they_are_read() {
+        let text = r#"{"messages": [{"role": "user", "content": "a, [b] {\"c\", \\"}]}"#;
+        assert_eq!(pieces(text.as_bytes()), 4);
+        for piece in ["{}", "0", "[]", r#"{"":0}"#] {
+            let body = format!("{{\"x\": [{}0]}}", format!("{piece},").repeat(MAX_PIECES));
+            let error = Fields::of_body(body.as_bytes()).expect_err(piece).json();
+            assert!(error.contains("more than 50000 values"), "{error}");
+        }
+        let long = format!("{{\"x\": \"{}\"}}", ",[{".repeat(MAX_PIECES));
+        assert!(Fields::of_body(long.as_bytes()).is_ok(), "a text is one value");
     }
 
     #[test]

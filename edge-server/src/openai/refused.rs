@@ -44,8 +44,17 @@ const HARMLESS: [&str; 31] = [
 /// Values at which a field does nothing, beside those of [`is_nothing`].
 fn neutral(name: &str) -> Vec<Value> {
     match name {
-        "n" | "best_of" | "num_beams" | "typical_p" | "typ_p" | "tfs_z" | "length_penalty"
-        | "eta_scale" | "dynatemp_exponent" | "smoothing_curve" => vec![json!(1)],
+        "n"
+        | "encoder_repetition_penalty"
+        | "best_of"
+        | "num_beams"
+        | "typical_p"
+        | "typ_p"
+        | "tfs_z"
+        | "length_penalty"
+        | "eta_scale"
+        | "dynatemp_exponent"
+        | "smoothing_curve" => vec![json!(1)],
         "presence_penalty"
         | "frequency_penalty"
         | "top_logprobs"
@@ -61,12 +70,8 @@ fn neutral(name: &str) -> Vec<Value> {
         | "epsilon_cutoff"
         | "eta_cutoff"
         | "smoothing_factor"
-        | "top_n_sigma"
-        | "no_repeat_ngram_size"
-        | "encoder_repetition_penalty"
-        | "thinking_budget_tokens"
-        | "t_max_predict_ms"
-        | "repeat_last_n_penalty" => vec![json!(0), json!(-1)],
+        | "no_repeat_ngram_size" => vec![json!(0)],
+        "top_n_sigma" | "thinking_budget_tokens" | "t_max_predict_ms" => vec![json!(0), json!(-1)],
         "tool_choice" | "function_call" => vec![json!("none"), json!("auto")],
         "response_format" => vec![json!({ "type": "text" })],
         "modalities" => vec![json!(["text"])],

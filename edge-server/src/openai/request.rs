@@ -73,48 +73,16 @@ pub(super) fn read(bytes: &[u8], served: &Served<'_>) -> Result<Request, ApiErro
         );
         ApiError::context_full(text)
     };
-    if let Some(tokens) = too_long(&messages, served)? {
-        return Err(full(tokens, true));
-    }
     // A template may refuse roles in an order that its model does not know.
-    let prompt = served.tokenizer.encode_chat(&messages);
+    let prompt = served.tokenizer.encode_chat_within(&messages, served.context);
     let prompt = prompt.map_err(|e| ApiError::invalid(Some("messages"), e.to_string()))?;
+    let prompt = prompt.map_err(|least| full(least, true))?;
     let room = served.context.saturating_sub(prompt.len());
     if room == 0 {
         return Err(full(prompt.len(), false));
     }
     let most = most.unwrap_or(room).min(room) as u32;
     Ok(Request { order: Order { prompt, sampling, seed, most }, stops, stream, usage })
-}
-
-/// Bytes of a text for each token of a context below which it is simply encoded.
-const PROBE: usize = 4;
-
-/// How many tokens the contents have at least, if that is more than the context. Of a text that is far
-/// too long only as much is encoded as shows it, so that it holds up nobody.
-fn too_long(messages: &[ChatMessage], served: &Served<'_>) -> Result<Option<usize>, ApiError> {
-    let bytes: usize = messages.iter().map(|m| m.content.len()).sum();
-    if bytes <= PROBE * served.context {
-        return Ok(None);
-    }
-    let mut tokens = 0;
-    for ChatMessage { content, .. } in messages {
-        let mut probe = PROBE * served.context;
-        let of_this = loop {
-            let part = &content[..content.floor_char_boundary(probe.min(content.len()))];
-            let ids = served.tokenizer.encode(part, false);
-            let count = ids.map_err(|e| ApiError::invalid(Some("messages"), e.to_string()))?.len();
-            if tokens + count > served.context || part.len() == content.len() {
-                break count;
-            }
-            probe *= 4;
-        };
-        tokens += of_this;
-        if tokens > served.context {
-            return Ok(Some(tokens));
-        }
-    }
-    Ok(None)
 }
 
 fn parse(bytes: &[u8], model: &str, aliases: &[String]) -> Result<Asked, ApiError> {

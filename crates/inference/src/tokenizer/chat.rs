@@ -204,6 +204,38 @@ impl Tokenizer {
         self.encode_conversation(&Conversation { messages: &messages, tools: &[], instant: None })
     }
 
+    /// The same, for a context of `most` tokens: of a text that is far too long only as much is encoded
+    /// as shows it. The inner error is how many tokens there are at least.
+    ///
+    /// # Errors
+    /// As [`Self::encode_chat`].
+    pub fn encode_chat_within(
+        &self,
+        messages: &[ChatMessage],
+        most: usize,
+    ) -> Result<Result<Vec<TokenId>, usize>, Error> {
+        /// Bytes for each token of a context below which a text is simply encoded.
+        const PROBE: usize = 4;
+        /// Tokens that a word may have more where it is cut through.
+        const PROBE_CUT: usize = 64;
+        let messages = self::messages(messages, self.chat()?.system);
+        let told = Conversation { messages: &messages, tools: &[], instant: None };
+        let rendered = self.chat()?.render(&told);
+        let rendered = rendered.map_err(|e| Error::Tokenizer(format!("this conversation: {e}")))?;
+        let text = rendered.text.as_str();
+        let mut probe = PROBE.saturating_mul(most);
+        while probe < text.len() {
+            let part = &text[..text.floor_char_boundary(probe)];
+            let ids = self.encode_where(part, &|at| rendered.written_by_template(at))?;
+            let least = ids.len().saturating_sub(PROBE_CUT);
+            if least > most {
+                return Ok(Err(least));
+            }
+            probe = probe.saturating_mul(4);
+        }
+        self.ids(&rendered).map(Ok)
+    }
+
     /// The same for a conversation with more than texts.
     ///
     /// # Errors
@@ -211,6 +243,10 @@ impl Tokenizer {
     pub fn encode_conversation(&self, told: &Conversation<'_>) -> Result<Vec<TokenId>, Error> {
         let rendered = self.chat()?.render(told);
         let rendered = rendered.map_err(|e| Error::Tokenizer(format!("this conversation: {e}")))?;
+        self.ids(&rendered)
+    }
+
+    fn ids(&self, rendered: &Rendered) -> Result<Vec<TokenId>, Error> {
         let mut ids = self.encode_where(&rendered.text, &|at| rendered.written_by_template(at))?;
         if self.add_bos && ids.first() != self.bos.as_ref() {
             ids.splice(0..0, self.bos);
