@@ -7,6 +7,7 @@ import {
   build,
   checkToolchain,
   models,
+  pythonTools,
   root,
   run,
   say,
@@ -79,6 +80,13 @@ await step('list of licences', 'node', ['scripts/licences.mjs', '--check']);
 await step('rust: licences and sources', 'node', ['scripts/check-deny.mjs']);
 await step('native sources: syntax', 'node', ['scripts/check-native.mjs']);
 await step('workflows', 'node', ['scripts/check-workflows.mjs']);
+// The reference of the chat templates' test (crates/inference/tests/chat_templates.rs), which names this
+// folder; trl has templates and needs nothing of what it would bring.
+await pythonTools(
+  'templates',
+  { transformers: '5.24.0', tokenizers: '0.23.3', jinja2: '3.1.6', trl: '1.16.0' },
+  ['trl'],
+);
 await step(
   'rust: tests',
   'cargo',

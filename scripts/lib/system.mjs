@@ -167,11 +167,13 @@ export async function systemPackages(packages) {
 }
 
 /**
- * Python packages of these versions in a folder of the cache; resolves with an environment in which
- * Python finds them.
+ * Python packages of these versions in a folder of the cache, those in `alone` without what they need;
+ * resolves with an environment in which Python finds them.
  */
-export async function pythonTools(name, versions) {
-  const all = Object.entries(versions).map(([tool, version]) => `${tool}==${version}`);
+export async function pythonTools(name, versions, alone = []) {
+  const wanted = ([tool, version]) => `${tool}==${version}`;
+  const all = Object.entries(versions).filter(([tool]) => !alone.includes(tool)).map(wanted);
+  const bare = Object.entries(versions).filter(([tool]) => alone.includes(tool)).map(wanted);
   const folder = path.join(cacheFolder(), 'tools', `${name}-${Object.values(versions).join('-')}`);
   if (!existsSync(folder)) {
     say(`installing ${all.join(', ')}`);
@@ -180,6 +182,7 @@ export async function pythonTools(name, versions) {
     rmSync(part, { recursive: true, force: true });
     const pip = ['-m', 'pip', 'install', '-q', '--root-user-action=ignore', '--target', part];
     await must('python3', [...pip, ...all]);
+    if (bare.length) await must('python3', [...pip, '--no-deps', ...bare]);
     renameSync(part, folder);
   }
   return { ...process.env, PYTHONPATH: folder };

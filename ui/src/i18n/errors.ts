@@ -15,8 +15,7 @@ const errors: Record<Exclude<Language, 'en'>, Errors> = {
     busy: 'Es wird noch eine Antwort geschrieben. Halten Sie sie an, oder warten Sie ihr Ende ab.',
     context:
       'Dafür reicht der Kontext der Modelle nicht. Machen Sie in einer neuen Unterhaltung weiter, oder kürzen Sie die Nachricht.',
-    context_message:
-      'Die Nachricht ist länger, als die Modelle lesen können. Kürzen Sie sie.',
+    context_message: 'Die Nachricht ist länger, als die Modelle lesen können. Kürzen Sie sie.',
     disk_full:
       'Der Datenträger ist voll. Schaffen Sie Platz, und versuchen Sie es noch einmal. Was gespeichert war, ist sicher.',
     downloading: 'Dieses Modell wird gerade geladen. Halten Sie das Laden zuerst an.',

@@ -48,7 +48,8 @@ const ratio = (a: number, b: number) => (b > 0 ? a / b : null);
 /** "drafter + edge, γ 4"; null is a length that was chosen each round. */
 export function wayName(mode: Mode, gamma: number | null, open: string = t.varied): string {
   const name = common.modes[mode];
-  if (mode === 'dssd' || mode === 'both' || mode === 'mixed') return `${name}, ${gamma ? t.liveGamma(gamma) : open}`;
+  if (mode === 'dssd' || mode === 'both' || mode === 'mixed')
+    return `${name}, ${gamma ? t.liveGamma(gamma) : open}`;
   return name;
 }
 
