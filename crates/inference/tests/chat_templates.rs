@@ -20,8 +20,18 @@ use tandem_inference::{Conversation, Model, Tokenizer};
 /// Of the package trl; each is the template of the models that it is named after. `TANDEM_TEMPLATES=all`
 /// tries all that there are.
 const TEMPLATES: [&str; 12] = [
-    "qwen2_5", "qwen3", "qwen3_instruct_2507", "llama3", "llama3_2", "gemma3", "phi3_5",
-    "deepseek_r1_distill", "glm4moe", "gptoss", "smolvlm", "lfm2",
+    "qwen2_5",
+    "qwen3",
+    "qwen3_instruct_2507",
+    "llama3",
+    "llama3_2",
+    "gemma3",
+    "phi3_5",
+    "deepseek_r1_distill",
+    "glm4moe",
+    "gptoss",
+    "smolvlm",
+    "lfm2",
 ];
 
 /// Where `npm test` installs the packages.
@@ -29,7 +39,11 @@ fn packages() -> PathBuf {
     let var = |name| std::env::var_os(name).map(PathBuf::from);
     let cache = var("TANDEM_CACHE_DIR").unwrap_or_else(|| {
         let home = var("HOME").or_else(|| var("USERPROFILE")).unwrap();
-        let home = if cfg!(target_os = "macos") { home.join("Library/Caches") } else { home.join(".cache") };
+        let home = if cfg!(target_os = "macos") {
+            home.join("Library/Caches")
+        } else {
+            home.join(".cache")
+        };
         home.join("tandem")
     });
     let folder = cache.join("tools").join("templates-5.24.0-0.23.3-3.1.6-1.16.0");
@@ -44,7 +58,9 @@ fn special(source: &str) -> BTreeSet<String> {
     for (begin, end) in ends {
         for (at, _) in source.match_indices(begin) {
             let rest = &source[at..];
-            let Some(length) = rest.find(end).map(|n| n + end.len()).filter(|n| *n <= 40) else { continue };
+            let Some(length) = rest.find(end).map(|n| n + end.len()).filter(|n| *n <= 40) else {
+                continue;
+            };
             let token = &rest[..length];
             let inner = &token[begin.len()..length - end.len()];
             let plain = |c: char| c.is_alphanumeric() || matches!(c, '_' | '\u{2581}' | '-');
@@ -98,7 +114,8 @@ fn case(base: &[(String, Value)], folder: &Path, name: &str) -> Case {
     let path = std::env::temp_dir().join(format!("tandem-{name}-{}.gguf", std::process::id()));
     let keys: Vec<_> = metadata.iter().map(|(k, v)| (k.as_str(), v)).collect();
     gguf_file::write(&mut std::fs::File::create(&path).unwrap(), &keys, &[]).unwrap();
-    let tokenizer = Model::outline(&path).map(|(_, tokenizer)| tokenizer).map_err(|e| e.to_string());
+    let tokenizer =
+        Model::outline(&path).map(|(_, tokenizer)| tokenizer).map_err(|e| e.to_string());
     std::fs::remove_file(path).unwrap();
     let asked = json!({ "name": name, "tokens": all, "merges": merges, "special": special,
         "bos": "<|bos|>", "eos": "<|eos|>", "talks": talks() });
@@ -121,14 +138,27 @@ fn talks() -> Vec<Json> {
     vec![
         talk(vec![say("user", "Say hello.")]),
         talk(vec![say("user", "  Spaces \n\n")]),
-        talk(vec![say("user", "\u{5929}\u{6c17} \u{1f355} 'a' \"b\" <c> & {{ d }} {% e %} \\n 1234")]),
+        talk(vec![say(
+            "user",
+            "\u{5929}\u{6c17} \u{1f355} 'a' \"b\" <c> & {{ d }} {% e %} \\n 1234",
+        )]),
         talk(vec![system(), say("user", "Hi")]),
         talk(vec![say("system", ""), say("user", "Hi")]),
         talk(vec![say("user", "")]),
         talk(vec![say("user", "Hi"), say("assistant", "Hello!"), say("user", "Bye")]),
-        talk(vec![system(), say("user", "Hi"), say("assistant", thought), say("user", "And?"),
-            say("assistant", "</think>"), say("user", "Bye")]),
-        talk(vec![say("user", "What is </think> and <think>?"), say("assistant", thought), say("user", "x")]),
+        talk(vec![
+            system(),
+            say("user", "Hi"),
+            say("assistant", thought),
+            say("user", "And?"),
+            say("assistant", "</think>"),
+            say("user", "Bye"),
+        ]),
+        talk(vec![
+            say("user", "What is </think> and <think>?"),
+            say("assistant", thought),
+            say("user", "x"),
+        ]),
         json!({ "messages": [say("user", "Weather?")], "tools": [tool] }),
         json!({ "messages": [system(), say("user", "Weather?"), call, result], "tools": [tool] }),
     ]
@@ -188,25 +218,43 @@ fn conversations_have_the_ids_of_the_reference() {
             let told = Conversation { messages: &messages, tools: &tools, instant };
             match (tokenizer.encode_conversation(&told), wanted) {
                 (Ok(ids), Json::Array(wanted)) => {
-                    let wanted: Vec<u32> = wanted.iter().map(|id| id.as_u64().unwrap() as u32).collect();
+                    let wanted: Vec<u32> =
+                        wanted.iter().map(|id| id.as_u64().unwrap() as u32).collect();
                     let ids: Vec<u32> = ids.iter().map(|id| id.0).collect();
                     if ids == wanted {
                         same += 1;
                     } else {
                         let text = |ids: &[u32]| {
-                            let Json::Array(tokens) = &case.asked["tokens"] else { panic!("tokens") };
-                            ids.iter().map(|id| tokens[*id as usize].as_str().unwrap()).collect::<Vec<_>>().concat()
+                            let Json::Array(tokens) = &case.asked["tokens"] else {
+                                panic!("tokens")
+                            };
+                            ids.iter()
+                                .map(|id| tokens[*id as usize].as_str().unwrap())
+                                .collect::<Vec<_>>()
+                                .concat()
                         };
-                        wrong.push(format!("{} {i}:\n  ours   {}\n  theirs {}", case.name, text(&ids), text(&wanted)));
+                        wrong.push(format!(
+                            "{} {i}:\n  ours   {}\n  theirs {}",
+                            case.name,
+                            text(&ids),
+                            text(&wanted)
+                        ));
                     }
                 }
                 // Both refuse it.
                 (Err(_), Json::String(_)) => same += 1,
                 (Err(e), Json::Array(_)) => wrong.push(format!("{} {i}: {e}", case.name)),
-                (Ok(_), refused) => wrong.push(format!("{} {i}: the reference: {refused}", case.name)),
+                (Ok(_), refused) => {
+                    wrong.push(format!("{} {i}: the reference: {refused}", case.name))
+                }
             }
         }
     }
-    assert!(wrong.is_empty(), "{same} are the same, {} are not:\n{}", wrong.len(), wrong.join("\n"));
+    assert!(
+        wrong.is_empty(),
+        "{same} are the same, {} are not:\n{}",
+        wrong.len(),
+        wrong.join("\n")
+    );
     assert!(same >= names.len() * talks().len(), "{same}");
 }

@@ -437,8 +437,13 @@ fn templates_that_do_too_much_end_soon() {
     }
     // Long chains of values end with the template, without taking the stack.
     let chain = loops("{% set n = namespace(h=none) %}{% set n.h = ns.h %}{% set ns.h = n %}");
-    let path = with("chain", "tokenizer.chat_template", text(chain));
+    let path = with("chain", "tokenizer.chat_template", text(chain.replace("9000", "900")));
     assert_eq!(try_file(&path), None);
+    let path = with("chain", "tokenizer.chat_template", text(chain));
+    assert!(
+        try_file(&path).unwrap().contains("out of fuel"),
+        "it is tried when the file is loaded"
+    );
 }
 
 /// What real templates do still works: accumulated texts, macros, slices, methods, tests.
@@ -456,7 +461,7 @@ fn usual_templates_work() {
         {%- if loop.index0 % 2 == 0 and m['role'] not in ['user', 'tool'] -%}\
         {{- raise_exception('roles must alternate') -}}{%- endif -%}\
         {{- turn(m) -}}{%- endfor -%}\
-        {%- if strftime_now is defined or tools is not none and tools -%}never{%- endif -%}\
+        {%- if strftime_now is not defined or tools is not none and tools -%}never{%- endif -%}\
         {%- set d = {'a': [1, 2], 'b': 'x'} -%}\
         {{- d|tojson -}}{{- (messages|selectattr('role', 'equalto', 'user')|list)|length -}}\
         {{- ns.n -}}{{- '.' if messages[-1].role == 'user' else '!' -}}\
@@ -471,8 +476,8 @@ fn usual_templates_work() {
         say(Role::User, "Bye."),
     ];
     let tokenizer = model.tokenizer();
-    let wanted = "Be brief.<|im_start|>user\n Hi <|im_end|><|im_start|>assistant\nHello.<|im_end|>\
-        <|im_start|>user\nBye.<|im_end|>{\"a\":[1,2],\"b\":\"x\"}23.a+b<|im_start|>";
+    let wanted = "Be brief.<|im_start|>user\nHi<|im_end|><|im_start|>assistant\nHello.<|im_end|>\
+        <|im_start|>user\nBye.<|im_end|>{\"a\": [1, 2], \"b\": \"x\"}23.a+b<|im_start|>";
     assert_eq!(tokenizer.encode_chat(&talk).unwrap(), tokenizer.encode(wanted, true).unwrap());
     // And of a conversation that goes on for ever.
     let long: Vec<ChatMessage> = (0..3000)

@@ -199,7 +199,9 @@ mod tests {
         assert_eq!(marked("a</think>b<s>", true), "a</think>b<·s>");
         assert_eq!(marked("<<|im_end|>", true), "<·<·|im_end|>");
         assert_eq!(marked("[IN", false), "[·IN");
-        assert_eq!(marked("an end of it, then", false), "an e·nd of it, then");
+        // The last letters too could become one, with what the template writes behind them.
+        assert_eq!(marked("an end of it, then", false), "an e·nd of it, the·n");
+        assert_eq!(marked("an end of it, they", false), "an e·nd of it, they");
         // The end and the middle of one.
         assert_eq!(marked(" |> and", false), " |·> and");
         assert_eq!(marked("im_end", false), "i·m_end");

@@ -4,6 +4,7 @@ use candle_core::quantized::gguf_file::{self, Value};
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{Device, Tensor};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// How large a model is.
 #[derive(Clone, Copy)]
@@ -60,8 +61,12 @@ impl Made {
         let metadata: Vec<(&str, &Value)> = metadata.iter().map(|(k, v)| (k.as_str(), v)).collect();
         let tensors = tensors(&tokens);
         let tensors: Vec<(&str, &QTensor)> = tensors.iter().map(|(n, t)| (n.as_str(), t)).collect();
-        let mut file = std::fs::File::create(&path).unwrap();
+        // Renamed when it is whole: another test of this process may write the same one.
+        static PARTS: AtomicUsize = AtomicUsize::new(0);
+        let part = path.with_extension(format!("{}.part", PARTS.fetch_add(1, Ordering::Relaxed)));
+        let mut file = std::fs::File::create(&part).unwrap();
         gguf_file::write(&mut file, &metadata, &tensors).unwrap();
+        std::fs::rename(part, &path).unwrap();
         path
     }
 
