@@ -126,7 +126,7 @@ impl Json {
             ValueKind::Map => {
                 let mut pairs = pairs(value);
                 if self.sorted {
-                    pairs.sort_by(|a, b| text(&a.0).cmp(&text(&b.0)));
+                    pairs.sort_by_key(|a| text(&a.0));
                 }
                 self.list(out, '{', '}', depth, pairs.len(), |out, i| {
                     let (key, value) = &pairs[i];

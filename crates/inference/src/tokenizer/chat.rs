@@ -225,7 +225,8 @@ impl Tokenizer {
         let text = rendered.text.as_str();
         let mut probe = PROBE.saturating_mul(most);
         while probe < text.len() {
-            let part = &text[..text.floor_char_boundary(probe)];
+            let cut = (0..=probe).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+            let part = &text[..cut];
             let ids = self.encode_where(part, &|at| rendered.written_by_template(at))?;
             let least = ids.len().saturating_sub(PROBE_CUT);
             if least > most {
