@@ -17,7 +17,7 @@ mod raw;
 
 use by::chi_square;
 use std::collections::{BTreeMap, HashMap};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tandem_device::{Drafter, Gamma, Link, Mode, Request, RoundRecord};
 use tandem_edge::{Config, Edge};
@@ -37,7 +37,7 @@ fn load(path: &PathBuf) -> Arc<Model> {
     load_on(path, DeviceChoice::Cpu)
 }
 
-fn load_on(path: &PathBuf, device: DeviceChoice) -> Arc<Model> {
+fn load_on(path: &Path, device: DeviceChoice) -> Arc<Model> {
     let options = LoadOptions { threads: Some(1), device, ..LoadOptions::default() };
     Arc::new(Model::load(path, &options).expect("a made model"))
 }

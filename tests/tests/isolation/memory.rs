@@ -146,7 +146,7 @@ async fn wide_rounds_take_a_bounded_step() {
     }
     let before = program.peak().expect("Linux says it");
     let wide: Vec<u32> = (1000..1000 + MAX_DRAFT as u32).collect();
-    let mut message = draft(1, 0, 3, &[], &wide, &vec![1.0; MAX_DRAFT]);
+    let mut message = draft(1, 0, 3, &[], &wide, &[1.0; MAX_DRAFT]);
     let ClientMessage::Draft(wide) = &mut message else { unreachable!() };
     let beside = |at: usize| Alternative { at: at as u8, id: TokenId(2000 + at as u32) };
     wide.alternatives = (0..MAX_DRAFT).map(beside).collect();

@@ -204,7 +204,7 @@ mod tests {
         assert_eq!(marked("an end of it, they", false), "an e·nd of it, they");
         // The end and the middle of one.
         assert_eq!(marked(" |> and", false), " |·> and");
-        assert_eq!(marked("im_end", false), "i·m_end");
+        assert_eq!(marked("im_end", false), "i·m_e·nd");
         assert_eq!(marked("plain text", false), "plain text");
         assert_eq!(marked("", false), "");
     }
