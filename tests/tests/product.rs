@@ -17,7 +17,7 @@ mod raw;
 
 use by::chi_square;
 use std::collections::{BTreeMap, HashMap};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use tandem_device::{Drafter, Gamma, Link, Mode, Request, RoundRecord};
 use tandem_edge::{Config, Edge};
@@ -33,7 +33,7 @@ const ANSWERS: u64 = 3000;
 const AGREES: f64 = 4.0;
 const DIFFERS: f64 = 8.0;
 
-fn load(path: &PathBuf) -> Arc<Model> {
+fn load(path: &Path) -> Arc<Model> {
     load_on(path, DeviceChoice::Cpu)
 }
 
