@@ -19,7 +19,7 @@ use tandem_inference::{Conversation, Model, Tokenizer};
 
 /// Of the package trl; each is the template of the models that it is named after. `TANDEM_TEMPLATES=all`
 /// tries all that there are.
-const TEMPLATES: [&str; 12] = [
+const TEMPLATES: [&str; 13] = [
     "qwen2_5",
     "qwen3",
     "qwen3_instruct_2507",
@@ -29,6 +29,8 @@ const TEMPLATES: [&str; 12] = [
     "phi3_5",
     "deepseek_r1_distill",
     "glm4moe",
+    // With the line ends of another system.
+    "glm4moe_training",
     "gptoss",
     "smolvlm",
     "lfm2",

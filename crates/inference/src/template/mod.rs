@@ -78,7 +78,8 @@ impl Template {
         if source.len() > MAX_SOURCE {
             return Err(refused(&format!("it is longer than {MAX_SOURCE} bytes")));
         }
-        let source = without_generation(source);
+        // As Jinja reads a template's own lines, wherever they were written.
+        let source = without_generation(&source.replace("\r\n", "\n").replace('\r', "\n"));
         let named = apart(|| {
             check_expressions(&source)?;
             Ok(compile(&source)?.named)
