@@ -5,7 +5,7 @@
 //! out every [`BEAT`]; in JSON and in a stream of events it means nothing.
 
 use crate::half_closed::Ended;
-use axum::body::{Body, Bytes};
+use axum::body::{Body, Bytes, HttpBody};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use futures_util::StreamExt;
@@ -37,7 +37,9 @@ pub(super) async fn answered(
         () = beat(&ended) => return late(ended, work),
     };
     let (parts, body) = whole.into_parts();
-    Response::from_parts(parts, beating(ended, body))
+    // What is whole already has no pauses.
+    let body = if body.size_hint().exact().is_some() { body } else { beating(ended, body) };
+    Response::from_parts(parts, body)
 }
 
 fn late(ended: Option<Ended>, work: Working) -> Response {
