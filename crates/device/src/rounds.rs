@@ -347,7 +347,11 @@ impl<F: FnMut(Event)> Run<'_, F> {
                     if verdict.round == self.round && verdict.prefix_len == before {
                         return Ok((Reply::Verdict(verdict), bytes, at));
                     }
-                    if verdict.round >= self.round {
+                    if verdict.round > self.round {
+                        // The one before it was lost on the way.
+                        return self.unanswered().await;
+                    }
+                    if verdict.round == self.round {
                         return Err(impossible("its verdict is about another text"));
                     }
                 }
@@ -355,7 +359,10 @@ impl<F: FnMut(Event)> Run<'_, F> {
                     if written.round == self.round && written.prefix_len == before {
                         return Ok((Reply::Written(written), bytes, at));
                     }
-                    if written.round >= self.round {
+                    if written.round > self.round {
+                        return self.unanswered().await;
+                    }
+                    if written.round == self.round {
                         return Err(impossible("what it writes is about another text"));
                     }
                 }

@@ -226,15 +226,32 @@ impl Tokenizer {
         let mut probe = PROBE.saturating_mul(most);
         while probe < text.len() {
             let cut = (0..=probe).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
-            let part = &text[..cut];
-            let ids = self.encode_where(part, &|at| rendered.written_by_template(at))?;
-            let least = ids.len().saturating_sub(PROBE_CUT);
+            let ids = self.encode_where(&text[..cut], &|at| rendered.written_by_template(at));
+            // What the rule of words cannot cut is too long all the same if no tokens are long enough.
+            let least = match ids {
+                Ok(ids) => ids.len().saturating_sub(PROBE_CUT),
+                Err(e) => match text.len() / self.longest_piece() {
+                    least if least > most => least,
+                    _ => return Err(e),
+                },
+            };
             if least > most {
                 return Ok(Err(least));
             }
             probe = probe.saturating_mul(4);
         }
-        self.ids(&rendered).map(Ok)
+        match self.ids(&rendered) {
+            Ok(ids) => Ok(Ok(ids)),
+            Err(e) => match text.len() / self.longest_piece() {
+                least if least > most => Ok(Err(least)),
+                _ => Err(e),
+            },
+        }
+    }
+
+    /// Bytes of the longest token.
+    fn longest_piece(&self) -> usize {
+        self.pieces.longest().max(1)
     }
 
     /// The same for a conversation with more than texts.

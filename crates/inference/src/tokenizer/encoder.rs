@@ -200,6 +200,12 @@ impl Pieces {
         self.ends.len()
     }
 
+    /// Bytes of the longest token.
+    pub(super) fn longest(&self) -> usize {
+        let starts = std::iter::once(&0).chain(&self.ends);
+        starts.zip(&self.ends).map(|(start, end)| end - start).max().unwrap_or(0)
+    }
+
     /// The bytes of a token; `None` outside the vocabulary.
     pub(super) fn get(&self, id: usize) -> Option<&[u8]> {
         let end = *self.ends.get(id)?;
