@@ -56,7 +56,13 @@ impl Control {
         pass: Option<Pass>,
         stranger: Option<Stranger>,
     ) {
-        let _counted = stranger.clone().filter(|_| pass.is_none());
+        // Who is known holds no place of a stranger.
+        let stranger = stranger.map(|mut stranger| {
+            if pass.is_some() {
+                stranger.let_in();
+            }
+            stranger
+        });
         let patience = if pass.is_none() { PAIRING } else { Duration::MAX };
         let Ok(_place) = self.places.try_acquire() else {
             let text = "the edge is busy with other devices; try again";
