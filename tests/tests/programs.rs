@@ -74,7 +74,7 @@ fn files_that_are_no_usable_model_are_explained() {
     let cases = [
         (alter("text.gguf", &|b| *b = b"this is no model".to_vec()), "GGUF"),
         (alter("empty.gguf", &|b| b.clear()), "GGUF"),
-        (alter("short.gguf", &|b| b.truncate(20_000_000)), "download"),
+        (alter("short.gguf", &|b| b.truncate(20_000_000)), "Download the model again"),
         (alter("header.gguf", &|b| b.truncate(4_000)), "GGUF"),
         // As many tensors as a u64 can count: nothing may be reserved for them.
         (alter("tensors.gguf", &|b| b[8..16].fill(0xff)), "GGUF"),
