@@ -2,7 +2,7 @@
 // the real pair. What is shown is compared with what SQLite holds.
 import assert from 'node:assert/strict';
 import { execFileSync, spawn } from 'node:child_process';
-import { copyFileSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { copyFileSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
 import { after, before, test } from 'node:test';
@@ -102,7 +102,18 @@ test('what was exported is imported as the same conversation', { timeout: 120_00
     () => page.run("return document.querySelector('.toast')?.textContent.includes('.json')"),
     20,
   );
-  copyFileSync(path.join(files, 'tandem-conversations.json'), path.join(files, 'import.json'));
+  // What is here already is not imported again.
+  const exported = path.join(files, 'tandem-conversations.json');
+  copyFileSync(exported, path.join(files, 'import.json'));
+  await press('import');
+  const told = (text) =>
+    page.run("return document.querySelector('.toast')?.textContent.includes(arguments[0])", text);
+  await page.until('that it is here', () => told('already'), 20);
+  assert.equal(await count(id('conversation')), 1);
+  // The same of another time is another conversation.
+  const saved = JSON.parse(readFileSync(exported, 'utf8'));
+  saved.conversations[0].createdAt -= 1;
+  writeFileSync(path.join(files, 'import.json'), JSON.stringify(saved));
   await press('import');
   await page.until('two conversations', async () => (await count(id('conversation'))) === 2, 20);
   await page.until('the same answers', async () => (await answers()).join() === before.join(), 10);

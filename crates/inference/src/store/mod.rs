@@ -222,14 +222,16 @@ impl Store {
         cancel: &AtomicBool,
         progress: Report<'_>,
     ) -> Result<PathBuf, StoreError> {
-        let mut before = 0;
-        for file in entry.files() {
-            let all = self.bytes(entry).0;
-            self.download_file(&file, cancel, &mut |p| {
-                let done = before + p.done;
-                progress(Progress { phase: p.phase, done, total: all.max(before + p.total) });
+        let files = entry.files();
+        let mut before = 0_u64;
+        for (i, file) in files.iter().enumerate() {
+            // Of this file the size is known as soon as the hub has said it, of the rest perhaps not.
+            let after: u64 = files[i + 1..].iter().map(|file| self.bytes_of(file).0).sum();
+            self.download_file(file, cancel, &mut |p| {
+                let total = before.saturating_add(p.total).saturating_add(after);
+                progress(Progress { phase: p.phase, done: before + p.done, total });
             })?;
-            before += self.bytes_of(&file).0;
+            before = before.saturating_add(self.bytes_of(file).0);
         }
         Ok(self.path(entry))
     }
