@@ -100,8 +100,9 @@ await part('decode', [...pair, ...sizes.decode, ...traces]);
 await part('load', [...pair, ...sizes.load, ...traces]);
 const page = ['page', '--results', folder];
 const own = path.resolve(root, 'bench', 'results') === folder;
-const readme = own ? ['--readme', path.join(root, 'README.md')] : [];
-if ((await run(program('tandem-bench'), [...page, ...readme])).code !== 0) {
+const pages = ['README.md', path.join('docs', 'capacity.md')];
+const fill = own ? pages.flatMap((file) => ['--fill', path.join(root, file)]) : [];
+if ((await run(program('tandem-bench'), [...page, ...fill])).code !== 0) {
   fail('the page cannot be made; its message is above');
 }
 say(`the results are in ${path.join(values.out, 'README.md')}`);

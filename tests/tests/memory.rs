@@ -1,6 +1,6 @@
 //! A drafter's memory that is given back really leaves the process. Alone in its program: whatever else
 //! runs there takes memory too.
-#![cfg(target_os = "linux")]
+#![cfg(unix)]
 
 use std::time::Duration;
 use tandem_device::policy::{Advice, Reason};
@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 /// Resident MiB of this process.
 fn resident() -> u64 {
-    memory(std::process::id()).expect("Linux says it")
+    memory(std::process::id()).expect("the system says it")
 }
 
 /// A short draft after a long text, whose keys and values take memory too.

@@ -60,7 +60,7 @@ pub fn section(json: &Value, folder: &Path) -> Result<Section> {
     if json["wall"].is_object() {
         clock::section(&mut text, &json["wall"], &mut figures)?;
     }
-    Ok(Section { text, figures })
+    Ok(Section { text, figures, named: Vec::new() })
 }
 
 /// The simulated cells, each with its world, from the file's table.

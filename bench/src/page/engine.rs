@@ -15,7 +15,7 @@ pub fn section(json: &Value, folder: &Path) -> Result<Section> {
          llama.cpp. M = 1 is a plain step, small M the verification of a draft, 128 a piece of a \
          prompt. Ratios are our time by the other's: below 1 we are faster.\n\n",
     );
-    let mut figures = Vec::new();
+    let (mut figures, mut named) = (Vec::new(), Vec::new());
     for (n, model) in names(all, "model").into_iter().enumerate() {
         let of_model: Vec<Value> = all.iter().filter(|c| c["model"] == model).cloned().collect();
         let contexts = numbers(&of_model, |c| number(c, "context"));
@@ -74,6 +74,33 @@ pub fn section(json: &Value, folder: &Path) -> Result<Section> {
             }
         }
         text.push('\n');
+        // The first model is the verifier.
+        if n == 0 {
+            named = steps(&of_model);
+        }
     }
-    Ok(Section { text, figures })
+    Ok(Section { text, figures, named })
+}
+
+/// What the reckoning of capacity takes: a step's time by its rows, and a prompt's token.
+fn steps(cells: &[Value]) -> Vec<(&'static str, String)> {
+    let context = numbers(cells, |c| number(c, "context")).first().copied();
+    let ms = |rows: f64, logits: &str| {
+        let mut here = cells.iter().filter(|c| number(c, "context") == context);
+        let cell = here.find(|c| number(c, "rows") == Some(rows) && c["logits"] == logits)?;
+        number(&cell["ours_ms"], "median")
+    };
+    let of = numbers(cells, |c| number(c, "rows"));
+    let all: Vec<(f64, f64)> = of.iter().filter_map(|m| Some((*m, ms(*m, "all")?))).collect();
+    let line = |of: &dyn Fn(&(f64, f64)) -> f64| {
+        all.iter().map(|cell| format!(" {:.0} |", of(cell))).collect::<String>()
+    };
+    let (rows, times) = (line(&|c| c.0), line(&|c| c.1));
+    let dashes = " ---: |".repeat(all.len());
+    let mut named =
+        vec![("steps", format!("\n\n| M |{rows}\n| --- |{dashes}\n| t(M), ms |{times}\n\n"))];
+    if let Some(ms) = ms(128.0, "last") {
+        named.push(("prompt", format!("{ms:.0} / 128 = {:.1}", ms / 128.0)));
+    }
+    named
 }

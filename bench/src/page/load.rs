@@ -1,7 +1,7 @@
 //! The part about many clients.
 
 use super::chart::{Axes, Line, draw};
-use super::{Section, cells, names, number};
+use super::{Section, cells, names, number, numbers};
 use anyhow::Result;
 use serde_json::Value;
 use std::fmt::Write;
@@ -41,7 +41,28 @@ pub fn section(json: &Value, folder: &Path) -> Result<Section> {
         let what = "16 clients that draft, on this processor: tokens/s by those of streams";
         Some((what.to_owned(), format!("{ratio:.2}, p95 of a round {p95:.0} ms")))
     });
-    Ok(Section { text, figures: figures.into_iter().collect() })
+    let named = vec![("clients", clients(measured))];
+    Ok(Section { text, figures: figures.into_iter().collect(), named })
+}
+
+/// Tokens a second and p95 of a round by the number of clients.
+fn clients(measured: &[Value]) -> String {
+    let of = |clients: f64, mode: &str| {
+        let mut all = measured.iter().filter(|c| number(c, "clients") == Some(clients));
+        all.find(|c| c["mode"] == mode).map_or_else(
+            || "–".to_owned(),
+            |c| {
+                let of = |key| number(c, key).unwrap_or(f64::NAN);
+                format!("{:.1}, {:.0} ms", of("tokens_per_s"), of("p95_ms"))
+            },
+        )
+    };
+    let mut text = String::from("\n\n| Clients | streams | drafts |\n| ---: | ---: | ---: |\n");
+    for n in numbers(measured, |c| number(c, "clients")) {
+        let _ = writeln!(text, "| {n} | {} | {} |", of(n, "stream"), of(n, "dssd"));
+    }
+    text.push('\n');
+    text
 }
 
 fn table(text: &mut String, title: &str, cells: &[Value]) -> Result<()> {

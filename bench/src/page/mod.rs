@@ -10,6 +10,7 @@ mod load;
 
 use anyhow::{Context, Result};
 use serde_json::Value;
+use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
@@ -19,28 +20,44 @@ pub struct Args {
     /// Where `engine.json`, `decode.json` and `load.json` are, and the page goes.
     #[arg(long, value_name = "FOLDER", default_value = "bench/results")]
     results: PathBuf,
-    /// Put the most telling figures between the marks `<!-- bench -->` of this file.
+    /// Put the figures that these files ask for between their marks, `<!-- figure:NAME -->` and
+    /// `<!-- /figure -->`.
     #[arg(long, value_name = "FILE.md")]
-    readme: Option<PathBuf>,
+    fill: Vec<PathBuf>,
 }
 
-/// A part of the page, and its rows for the README.
+/// A part of the page, and what other pages show of it.
 struct Section {
     text: String,
     /// What, and how much.
     figures: Vec<(String, String)>,
+    /// Text of other pages by its name.
+    named: Vec<(&'static str, String)>,
 }
 
-const MARKS: [&str; 2] = ["<!-- bench -->", "<!-- /bench -->"];
+const END: &str = "<!-- /figure -->";
 
 /// Runs the subcommand.
 pub fn run(args: &Args) -> Result<()> {
     let folder = args.results.as_path();
+    let (page, named) = page(folder, folder)?;
+    std::fs::write(folder.join("README.md"), page)?;
+    for file in &args.fill {
+        let text = std::fs::read_to_string(file)
+            .with_context(|| format!("cannot read {}", file.display()))?;
+        let filled = fill(&text, &named).with_context(|| format!("{}", file.display()))?;
+        std::fs::write(file, filled)?;
+    }
+    Ok(())
+}
+
+/// The page of the results in a folder, whose charts go to another, and what other pages show by name.
+fn page(folder: &Path, charts: &Path) -> Result<(String, BTreeMap<&'static str, String>)> {
     let mut page = String::from(
         "# Benchmarks\n\nMade by `npm run bench`. Machines are noisy: compare figures of one run, \
          and ratios before milliseconds.\n",
     );
-    let mut figures = Vec::new();
+    let (mut figures, mut named, mut commits) = (Vec::new(), BTreeMap::new(), Vec::new());
     type Make = fn(&Value, &Path) -> Result<Section>;
     let parts: [(&str, &str, Make); 3] = [
         ("engine.json", "The engine", engine::section),
@@ -59,22 +76,50 @@ pub fn run(args: &Args) -> Result<()> {
         let json: Value = serde_json::from_slice(&text)
             .with_context(|| format!("{} is damaged; run the benchmark again", file.display()))?;
         page.push_str(&circumstances(&json));
-        let section = make(&json, folder).with_context(|| format!("{}", file.display()))?;
+        commits.push((title, commit(&json)));
+        let section = make(&json, charts).with_context(|| format!("{}", file.display()))?;
         page.push_str(&section.text);
         figures.extend(section.figures);
+        named.extend(section.named);
     }
-    std::fs::write(folder.join("README.md"), page)?;
-    if let Some(readme) = &args.readme {
-        let text = std::fs::read_to_string(readme)?;
-        std::fs::write(readme, replace(&text, &figures).context("the README has no marks")?)?;
-    }
-    Ok(())
+    // What a clock has seen comes first.
+    figures.sort_by_key(|(what, _)| what.contains("simulated"));
+    named.insert("bench", format!("\n\n{}\n{}", table(&figures), sources(&commits)));
+    Ok((page, named))
+}
+
+/// Says which code the figures are of.
+fn sources(commits: &[(&str, String)]) -> String {
+    let same = commits.windows(2).all(|pair| pair[0].1 == pair[1].1);
+    let all: Vec<String> = if same {
+        commits.iter().take(1).map(|(_, commit)| commit.clone()).collect()
+    } else {
+        commits.iter().map(|(title, commit)| format!("{title}: {commit}")).collect()
+    };
+    let from = if same { "Of commit" } else { "Measured at different commits:" };
+    format!("{from} {}.\n\n", all.join("; "))
+}
+
+fn table(figures: &[(String, String)]) -> String {
+    let rows: String =
+        figures.iter().map(|(what, much)| format!("| {what} | {much} |\n")).collect();
+    format!("| What | Figure |\n| --- | --- |\n{rows}")
+}
+
+/// The run's facts: the engine's result has them beside its own.
+fn run_of(json: &Value) -> &Value {
+    if json["run"].is_object() { &json["run"] } else { json }
+}
+
+fn commit(json: &Value) -> String {
+    let commit = run_of(json)["commit"].as_str().unwrap_or("?");
+    let dirty = if commit.ends_with("-dirty") { " with changes" } else { "" };
+    format!("{}{dirty}", commit.get(..7).unwrap_or(commit))
 }
 
 /// Which command, code and machine made the figures.
 fn circumstances(json: &Value) -> String {
-    // The engine's result has the run's fields beside its own.
-    let run = if json["run"].is_object() { &json["run"] } else { json };
+    let run = run_of(json);
     let machine = &run["machine"];
     let list = |value: &Value| {
         let all = value.as_array().map(Vec::as_slice).unwrap_or_default();
@@ -91,15 +136,22 @@ fn circumstances(json: &Value) -> String {
     )
 }
 
-/// The README with these figures between its marks.
-fn replace(readme: &str, figures: &[(String, String)]) -> Option<String> {
-    let (before, rest) = readme.split_once(MARKS[0])?;
-    let (_, after) = rest.split_once(MARKS[1])?;
-    let mut table = String::from("| What | Figure |\n| --- | --- |\n");
-    for (what, figure) in figures {
-        let _ = writeln!(table, "| {what} | {figure} |");
+/// A page with what it asks for between its marks.
+fn fill(text: &str, named: &BTreeMap<&'static str, String>) -> Result<String> {
+    const BEGIN: &str = "<!-- figure:";
+    let mut parts = text.split(BEGIN);
+    let mut filled = parts.next().unwrap_or_default().to_owned();
+    let mut any = false;
+    for part in parts {
+        let marks =
+            part.split_once(" -->").and_then(|(n, rest)| Some((n, rest.split_once(END)?.1)));
+        let (name, after) = marks.context("a mark of a figure has no end")?;
+        let new = named.get(name).with_context(|| format!("there is no figure `{name}`"))?;
+        filled.push_str(&format!("{BEGIN}{name} -->{new}{END}{after}"));
+        any = true;
     }
-    Some(format!("{before}{}\n\n{table}\n{}{after}", MARKS[0], MARKS[1]))
+    anyhow::ensure!(any, "it has no marks for figures");
+    Ok(filled)
 }
 
 /// A number of a JSON object.
@@ -142,8 +194,8 @@ mod tests {
             std::fs::write(folder.path().join(name), value.to_string()).unwrap();
         }
         let readme = folder.path().join("TOP.md");
-        std::fs::write(&readme, "a\n<!-- bench -->old<!-- /bench -->\nb").unwrap();
-        run(&Args { results: folder.path().into(), readme: Some(readme.clone()) }).unwrap();
+        std::fs::write(&readme, "a\n<!-- figure:bench -->old<!-- /figure -->\nb").unwrap();
+        run(&Args { results: folder.path().into(), fill: vec![readme.clone()] }).unwrap();
         let page = std::fs::read_to_string(folder.path().join("README.md")).unwrap();
         for chart in page.split("](").skip(1).filter_map(|p| p.split(')').next()) {
             assert!(folder.path().join(chart).exists(), "{chart}");
@@ -168,6 +220,46 @@ mod tests {
             assert!(page.contains(part), "{part}: {page}");
         }
         assert!(!readme.contains("old") && readme.contains("0.50") && readme.ends_with("\nb"));
+    }
+
+    /// The pages that people read say what the results say.
+    #[test]
+    fn the_documents_have_the_figures_of_the_results() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+        let charts = tempfile::tempdir().unwrap();
+        let (page, named) = page(&root.join("bench/results"), charts.path()).unwrap();
+        let read = |file: &str| std::fs::read_to_string(root.join(file)).unwrap();
+        assert_eq!(read("bench/results/README.md"), page, "`tandem-bench page` makes it again");
+        for file in ["README.md", "docs/capacity.md"] {
+            let text = read(file);
+            assert_eq!(
+                text,
+                fill(&text, &named).unwrap(),
+                "{file}: `tandem-bench page --fill {file}`"
+            );
+        }
+    }
+
+    #[test]
+    fn marks_ask_for_figures_that_there_are() {
+        let named = BTreeMap::from([("a", "1".to_owned()), ("b", "2".to_owned())]);
+        let text = "x <!-- figure:a -->0<!-- /figure --> y <!-- figure:b --><!-- /figure -->";
+        let filled = fill(text, &named).unwrap();
+        let wanted = "x <!-- figure:a -->1<!-- /figure --> y <!-- figure:b -->2<!-- /figure -->";
+        assert_eq!(filled, wanted);
+        assert_eq!(fill(&filled, &named).unwrap(), filled);
+        for wrong in ["no marks", "<!-- figure:c --><!-- /figure -->", "<!-- figure:a -->"] {
+            assert!(fill(wrong, &named).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn figures_of_different_commits_say_so() {
+        let of = |commit: &str| json!({ "run": { "commit": commit } });
+        let (a, b) = (commit(&of("0123456789")), commit(&of("fedcba9876-dirty")));
+        assert_eq!(sources(&[("x", a.clone()), ("y", a.clone())]), "Of commit 0123456.\n\n");
+        let two = sources(&[("x", a), ("y", b)]);
+        assert!(two.contains("different") && two.contains("y: fedcba9 with changes"), "{two}");
     }
 
     #[test]
